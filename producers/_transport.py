@@ -1,0 +1,252 @@
+"""Carries packed commands to the server that holds a key, over connections that are kept open between calls.
+
+A client's own `xadd` spends more time in the client than on the way; here a command is packed by hand and
+sent over a connection that this transport keeps for itself. The repetitions are ours too, so that they are
+few, bounded in time, and carry the same bytes.
+"""
+
+import os
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from redis import Redis, RedisCluster
+from redis import exceptions as redis_errors
+from redis.connection import ConnectionPool
+
+from producers._client import Client, connect
+from producers._config import EmitterConfig
+
+MAX_ATTEMPTS: Final = 4
+DEADLINE_SECONDS: Final = 4.0
+_MAX_IDLE: Final = 64
+# A connection unused for longer is looked at before it is trusted: firewalls forget them.
+_TRUSTED_SECONDS: Final = 15.0
+
+# What the server says while another one takes over or it starts: asked again, it may say something else.
+_PASSING = (
+    redis_errors.ConnectionError,
+    redis_errors.TimeoutError,
+    redis_errors.TryAgainError,
+    redis_errors.ClusterDownError,
+    redis_errors.AskError,
+)
+# These are connection errors for redis-py, and will not pass by themselves.
+_FINAL = (redis_errors.AuthenticationError, redis_errors.AuthorizationError, redis_errors.MaxConnectionsError)
+
+
+@dataclass(slots=True)
+class Request:
+    """Packed commands about one key, sent together on one connection; the replies are filled in."""
+
+    key: str
+    packed: bytes
+    reply_count: int
+    replies: list[object] = field(default_factory=list)
+
+    @property
+    def error(self) -> Exception | None:
+        """The first error among the replies."""
+        return next((reply for reply in self.replies if isinstance(reply, Exception)), None)
+
+    @property
+    def moving_to(self) -> redis_errors.AskError | None:
+        """The answer of a node whose slot is on its way to another one, which takes the command if asked."""
+        error = self.error
+        return error if type(error) is redis_errors.AskError else None
+
+    @property
+    def done(self) -> bool:
+        """Whether every command was answered without an error."""
+        return len(self.replies) == self.reply_count and self.error is None
+
+
+@dataclass(slots=True)
+class _Lease:
+    connection: Any
+    pool: ConnectionPool
+    used_at: float
+
+
+class Transport:
+    """The connections of one emitter in one process; the emitter makes another one after a fork."""
+
+    def __init__(self, config: EmitterConfig) -> None:
+        self._config = config
+        self._client: Client | None = None
+        self._closed = False
+        self._connecting = threading.Lock()
+        # By server; deque.append and deque.pop are atomic, so that emitting takes no lock.
+        self._idle: dict[str, deque[_Lease]] = {}
+        # Cluster nodes that are receiving their first slot: the client's map does not have them yet.
+        self._arriving: dict[str, ConnectionPool] = {}
+        self.pid = os.getpid()
+
+    def deliver(self, requests: Sequence[Request]) -> None:
+        """This function will send the requests and fill in their replies, in one round trip per server.
+
+        Raises the redis error that remains when the attempts or 4 seconds are used up; requests that are
+        `done` then were acknowledged, of the others it is unknown.
+        """
+        give_up_at = time.monotonic() + DEADLINE_SECONDS
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            waiting = [request for request in requests if not request.done]
+            try:
+                self._attempt(waiting)
+                error = next((request.error for request in waiting if request.error is not None), None)
+                if error is None:
+                    return
+                raise error
+            except redis_errors.RedisError as error:
+                if not self._may_pass(error) or attempt == MAX_ATTEMPTS or time.monotonic() > give_up_at:
+                    raise
+                self._look_again(error)
+                if attempt > 1:
+                    # The first repetition is at once: most often an idle connection was closed meanwhile.
+                    time.sleep(min(0.05 * 2**attempt, 0.5) * (0.5 + random.random() / 2))  # noqa: S311 - jitter, no secret
+
+    def close(self) -> None:
+        """This function will close every idle connection; the ones in use are closed when they come back."""
+        self._closed = True
+        self._client = None
+        self._forget_idle()
+
+    def _may_pass(self, error: redis_errors.RedisError) -> bool:
+        if isinstance(error, _FINAL):
+            return False
+        if isinstance(error, redis_errors.ReadOnlyError):
+            return bool(self._config.cluster or self._config.sentinels)
+        return isinstance(error, _PASSING)
+
+    def _attempt(self, requests: Sequence[Request]) -> None:
+        client = self._client or self._connect()
+        groups: dict[str, tuple[ConnectionPool, list[Request]]] = {}
+        for request in requests:
+            name, pool = self._home_of(client, request)
+            groups.setdefault(name, (pool, []))[1].append(request)
+        for name, (pool, group) in groups.items():
+            self._exchange(name, pool, group)
+
+    def _connect(self) -> Client:
+        with self._connecting:
+            if self._client is None:
+                try:
+                    self._client = connect(self._config, for_emit=True)
+                except redis_errors.RedisClusterException as error:
+                    # No RedisError in redis-py's own tree, though it only says that no node answered.
+                    raise redis_errors.ConnectionError(str(error)) from error
+            return self._client
+
+    def _home_of(self, client: Any, request: Request) -> tuple[str, ConnectionPool]:
+        if isinstance(client, Redis):
+            return "", client.connection_pool
+        moving = request.moving_to
+        if moving is not None:
+            return self._pool_at(client, str(moving.host), int(moving.port))
+        try:
+            node = client.get_node_from_key(request.key)
+        except redis_errors.RedisClusterException as error:
+            raise redis_errors.ClusterDownError(str(error)) from error
+        return str(node.name), client.get_redis_connection(node).connection_pool
+
+    def _pool_at(self, client: Any, host: str, port: int) -> tuple[str, ConnectionPool]:
+        name = f"{host}:{port}"
+        node = client.get_node(host=host, port=port)
+        if node is not None:
+            return name, client.get_redis_connection(node).connection_pool
+        if name not in self._arriving:
+            known: ConnectionPool = client.get_redis_connection(client.get_random_node()).connection_pool
+            options = {**known.connection_kwargs, "host": host, "port": port}
+            self._arriving[name] = ConnectionPool(connection_class=known.connection_class, **options)
+        return name, self._arriving[name]
+
+    def _exchange(self, name: str, pool: ConnectionPool, requests: Sequence[Request]) -> None:
+        idle = self._idle.setdefault(name, deque())
+        lease = self._lease(idle, pool)
+        try:
+            _talk(lease.connection, requests)
+        except BaseException:
+            # Also when a signal or a green thread's timeout got in between: a reply may still be on its way,
+            # and the next command would take it for its own.
+            lease.connection.disconnect()
+            lease.pool.release(lease.connection)
+            raise
+        lease.used_at = time.monotonic()
+        if len(idle) < _MAX_IDLE and not self._closed:
+            idle.append(lease)
+        else:
+            lease.connection.disconnect()
+            lease.pool.release(lease.connection)
+
+    def _lease(self, idle: deque[_Lease], pool: ConnectionPool) -> _Lease:
+        while True:
+            try:
+                lease = idle.pop()
+            except IndexError:
+                return _Lease(pool.get_connection(), pool, 0.0)
+            if lease.pool is pool and (
+                time.monotonic() - lease.used_at < _TRUSTED_SECONDS or _is_quiet(lease)
+            ):
+                return lease
+            lease.connection.disconnect()
+            lease.pool.release(lease.connection)
+
+    def _look_again(self, error: redis_errors.RedisError) -> None:
+        """After a failure every idle connection is suspect, and the key may have moved."""
+        self._forget_idle()
+        client = self._client
+        if isinstance(client, RedisCluster) and type(error) is not redis_errors.AskError:
+            # Its map of slots may be old; a new client asks again. Other threads may still be using this one,
+            # so it is left to them and to the garbage collector.
+            self._client = None
+
+    def _forget_idle(self) -> None:
+        for idle in list(self._idle.values()):
+            while idle:
+                try:
+                    lease = idle.pop()
+                except IndexError:
+                    break
+                lease.connection.disconnect()
+                lease.pool.release(lease.connection)
+
+
+def pack(*words: bytes) -> bytes:
+    """This function will return one command in the server's protocol."""
+    return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
+
+
+def _is_quiet(lease: _Lease) -> bool:
+    """Neither data nor the end of the stream waits on it: nobody has closed it that we know of."""
+    try:
+        return not lease.connection.can_read()
+    except (redis_errors.RedisError, OSError):
+        return False
+
+
+def _talk(connection: Any, requests: Sequence[Request]) -> None:
+    asking = [request.moving_to is not None for request in requests]
+    packed = [
+        _ASKING + request.packed if ask else request.packed
+        for request, ask in zip(requests, asking, strict=True)
+    ]
+    connection.send_packed_command(packed, check_health=False)
+    for request, ask in zip(requests, asking, strict=True):
+        if ask:
+            _reply(connection)
+        request.replies = [_reply(connection) for _ in range(request.reply_count)]
+
+
+def _reply(connection: Any) -> object:
+    """An error is an answer too: the replies behind it must still be read."""
+    try:
+        return connection.read_response()
+    except redis_errors.ResponseError as error:
+        return error
+
+
+_ASKING: Final = pack(b"ASKING")
