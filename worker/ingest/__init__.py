@@ -1,0 +1,1 @@
+"""The main job: entries of the stream become rows, each event counted exactly once."""

@@ -1,0 +1,334 @@
+"""What ingest writes: the lease of a shard, and a batch of events in one transaction.
+
+Every function works inside the caller's transaction and never commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from hashlib import sha256
+from typing import Final
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from worker import log
+from worker.errors import TransientError
+from worker.ingest import corrections, queries, rows, rules
+from worker.ingest.rules import Batch, Counts, EntryId, Outcome, Received
+from worker.rollups import operations as rollups
+from worker.sqlstate import FailureKind, kind_of, sqlstate_of
+
+_log = log.get_logger(__name__)
+
+
+class LeaseLost(TransientError):
+    """Another drain has taken this shard: roll back, acknowledge nothing, leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write one shard, and where its two streams stand.
+
+    It is as good as the epoch in the shard's row: each take-over adds one, and no batch is committed under
+    another. `lease_until` in the row only says when somebody else may take over.
+    """
+
+    shard: int
+    epoch: int
+    events_at: EntryId
+    corrections_at: EntryId
+
+    def position(self, *, correction: bool) -> EntryId:
+        """This function will return the highest entry processed on one of the two streams."""
+        return self.corrections_at if correction else self.events_at
+
+
+_CREATE: Final = text("INSERT INTO ingest_positions (shard) VALUES (:shard) ON CONFLICT (shard) DO NOTHING")
+# The time is the database's, so that no two hosts need to agree about it.
+_TAKE: Final = text("""
+    UPDATE ingest_positions
+       SET epoch = epoch + 1, holder = :holder, lease_until = clock_timestamp() + :duration,
+           updated_at = now()
+     WHERE shard = :shard AND (lease_until IS NULL OR lease_until <= clock_timestamp())
+    RETURNING epoch, last_entry_id, last_correction_id
+""")
+_RENEW: Final = text("""
+    UPDATE ingest_positions SET lease_until = clock_timestamp() + :duration
+     WHERE shard = :shard AND epoch = :epoch
+    RETURNING epoch, last_entry_id, last_correction_id
+""")
+_RELEASE: Final = text("""
+    UPDATE ingest_positions SET holder = NULL, lease_until = NULL, updated_at = now()
+     WHERE shard = :shard AND epoch = :epoch
+""")
+
+
+def acquire_lease(session: Session, *, shard: int, holder: str, duration: timedelta) -> Lease | None:
+    """This function will take the shard for `duration`, or return None while somebody else has it.
+
+    Once the caller has committed, nobody who held the shard before can commit a batch: their epoch is over.
+    """
+    session.execute(_CREATE, {"shard": shard})
+    row = session.execute(_TAKE, {"shard": shard, "holder": holder, "duration": duration}).one_or_none()
+    if row is None:
+        return None
+    return Lease(shard, row.epoch, EntryId.parse(row.last_entry_id), EntryId.parse(row.last_correction_id))
+
+
+def renew_lease(session: Session, lease: Lease, *, duration: timedelta) -> Lease:
+    """This function will lengthen the lease and return it with the positions of now, or raise LeaseLost."""
+    parameters = {"shard": lease.shard, "epoch": lease.epoch, "duration": duration}
+    row = session.execute(_RENEW, parameters).one_or_none()
+    if row is None:
+        raise LeaseLost
+    return replace(
+        lease,
+        events_at=EntryId.parse(row.last_entry_id),
+        corrections_at=EntryId.parse(row.last_correction_id),
+    )
+
+
+def release_lease(session: Session, lease: Lease) -> None:
+    """This function will give the shard back; nothing happens when it was lost."""
+    session.execute(_RELEASE, {"shard": lease.shard, "epoch": lease.epoch})
+
+
+# The row's lock makes true that nobody takes the shard over before this transaction ends, however long it
+# takes, and that a replay of dead letters, which locks it first as well, cannot wait for us while we wait
+# for it. A process that stops answering in the middle gives up what it holds when its lease would end.
+# Where commits may be lost (synchronous_commit off), ours may not: they are acknowledged.
+_LOCK: Final = text("""
+    SELECT last_entry_id, last_correction_id,
+           set_config('idle_in_transaction_session_timeout', :patience, true),
+           CASE current_setting('synchronous_commit') WHEN 'off'
+                THEN set_config('synchronous_commit', 'on', true) END
+      FROM ingest_positions
+     WHERE shard = :shard AND epoch = :epoch
+       FOR UPDATE
+""")
+_ADVANCE: Final = text("""
+    UPDATE ingest_positions
+       SET last_entry_id = :events_at, last_correction_id = :corrections_at,
+           entries = entries + :entries, events = events + :events, accepted = accepted + :accepted,
+           duplicates = duplicates + :duplicates, conflicts = conflicts + :conflicts,
+           rejected = rejected + :rejected, recovered = recovered + :recovered,
+           lease_until = clock_timestamp() + :duration, updated_at = now()
+     WHERE shard = :shard AND epoch = :epoch
+""")
+
+
+def ingest_batch(
+    session: Session, batch: Batch, *, lease: Lease, stream: str, correction: bool, duration: timedelta
+) -> tuple[Lease, Counts]:
+    """This function will answer each event of a batch, store what is new, and move the shard's position.
+
+    It returns the lease as it is then, and the counts. Afterwards each event has its outcome. Raises
+    LeaseLost when somebody has taken the shard, or moved it, since the batch was read.
+    """
+    patience = f"{int(duration.total_seconds() * 1000)}ms"
+    locked = session.execute(
+        _LOCK, {"shard": lease.shard, "epoch": lease.epoch, "patience": patience}
+    ).one_or_none()
+    if locked is None:
+        raise LeaseLost
+    stands_at = locked.last_correction_id if correction else locked.last_entry_id
+    if EntryId.parse(stands_at) != batch.position:
+        raise LeaseLost("The shard's position moved since the batch was read: read it again.")
+    settle(session, batch.events, shard=lease.shard, correction=correction)
+    put_aside(session, batch.events, stream=stream, shard=lease.shard)
+    counts = rules.count(batch)
+    advanced = (
+        replace(lease, corrections_at=batch.last_id)
+        if correction
+        else replace(lease, events_at=batch.last_id)
+    )
+    session.execute(
+        _ADVANCE,
+        {
+            **{name: getattr(counts, name) for name in rules.COUNTERS},
+            "shard": lease.shard,
+            "epoch": lease.epoch,
+            "events_at": str(advanced.events_at),
+            "corrections_at": str(advanced.corrections_at),
+            "duration": duration,
+        },
+    )
+    return advanced, counts
+
+
+def settle(session: Session, events: Sequence[Received], *, shard: int, correction: bool) -> None:
+    """This function will give each event that has none its outcome, and store the new ones."""
+    if correction:
+        first = rules.first_of_each(events)
+        _inherit(session, first)
+    else:
+        clerk_ids = rules.unresolved(events)
+        rules.resolve_users(events, queries.users_by_clerk_id(session, clerk_ids) if clerk_ids else {})
+        first = rules.first_of_each(events)
+    _store([event for event in first if event.outcome is None], session=session, shard=shard)
+
+
+# Two transactions that correct one event would each see what the other has not committed. The lock makes true
+# that the second one sees the first one's rows; it is taken in order, and goes with the transaction.
+_SERIALISE: Final = text("""
+    SELECT pg_advisory_xact_lock(hashtextextended(target, 0))
+      FROM (SELECT unnest(CAST(:targets AS text[])) AS target ORDER BY 1) AS ordered
+""")
+
+
+def _inherit(session: Session, events: Sequence[Received]) -> None:
+    target_ids = sorted({event.target_id for event in events if event.target_id is not None})
+    if not target_ids:
+        return
+    session.execute(_SERIALISE, {"targets": [f"usage-correction:{target_id}" for target_id in target_ids]})
+    targets = queries.targets(session, target_ids)
+    stored = queries.stored_hashes(
+        session, [event.event_id for event in events if event.event_id is not None]
+    )
+    for received in events:
+        if received.event is None or received.event_id is None or received.target_id is None:
+            continue
+        if received.event_id in stored:
+            # Known already: what is left of the target says nothing about it, it is in there.
+            rules.answer_repeat(received, stored[received.event_id])
+            continue
+        target_id = received.target_id
+        target = targets.get(target_id)
+        if target is None:
+            received.refuse(
+                "unknown_target", "the event that is corrected is not stored; replayed when it is"
+            )
+        else:
+            targets[target_id] = corrections.correct(received, received.event, target)
+
+
+_BATCH: Final = "pg_temp.usage_ingest_batch_1"
+# One per connection: behind a pooler in transaction mode that is the server's, which keeps it as well. A
+# change of the columns changes the name, for an old table may live as long as its connection.
+_STAGE: Final = """
+    CREATE TEMP TABLE IF NOT EXISTS usage_ingest_batch_1 (
+        n integer, id uuid, user_id uuid, feature text, provider text, model text, input_tokens bigint,
+        output_tokens bigint, cache_read_tokens bigint, cache_write_tokens bigint, reasoning_tokens bigint,
+        tokens_used bigint, cost_usd numeric, cost_reported_usd numeric, cost_source text,
+        payload_hash bytea, price_version text, occurred_at timestamptz, received_at timestamptz,
+        duration_ms bigint, status text, corrects uuid, void boolean, hold_id text, producer_id text,
+        seq bigint, shard smallint, metadata jsonb
+    ) ON COMMIT DELETE ROWS
+"""
+_COPY: Final = f"COPY {_BATCH} ({', '.join(rows.COLUMNS)}) FROM STDIN"
+_CLEAR: Final = text(f"TRUNCATE {_BATCH}")
+_STORED: Final = ", ".join(rows.COLUMNS[1:])
+# Ids and keys in order: no two batches can wait for each other. The roll-ups take what this very statement
+# inserted, so an event that is known already adds nothing. The answer: the places of those that were known.
+_INSERT: Final = text(
+    """
+    WITH fresh AS (
+        INSERT INTO platform_usage_logs ({stored})
+        SELECT {stored} FROM {batch} ORDER BY id
+        ON CONFLICT (id) DO NOTHING
+        RETURNING id, user_id, feature, provider, model, occurred_at, input_tokens, output_tokens,
+                  tokens_used, cost_usd, corrects, void
+    ), added AS (
+        {rollups}
+    )
+    SELECT n FROM {batch} AS batch WHERE NOT EXISTS (SELECT FROM fresh WHERE fresh.id = batch.id)
+    """.replace("{stored}", _STORED)
+    .replace("{batch}", _BATCH)
+    .replace("{rollups}", rollups.addition("fresh"))
+)
+
+
+def _store(events: list[Received], *, session: Session, shard: int, attempt: int = 0) -> None:
+    """Stores events with new ids, and gives each its outcome.
+
+    The reason of a refusal that lies in the data lies in one event: halves are tried until it stands alone.
+    """
+    if not events:
+        return
+    try:
+        with session.begin_nested():
+            known = _insert(session, events, shard=shard, again=attempt > 0)
+    except Exception as exc:
+        if kind_of(exc) is not FailureKind.DATA:
+            raise
+        if len(events) == 1:
+            state = sqlstate_of(exc) or type(exc).__name__
+            events[0].refuse("refused_by_database", f"SQLSTATE {state}")
+            return
+        middle = len(events) // 2
+        _store(events[:middle], session=session, shard=shard, attempt=attempt + 1)
+        _store(events[middle:], session=session, shard=shard, attempt=attempt + 1)
+        return
+    for event in events:
+        event.outcome = Outcome.ACCEPTED
+    _answer_known(session, [events[n] for n in known])
+
+
+def _insert(session: Session, events: Sequence[Received], *, shard: int, again: bool) -> list[int]:
+    connection = session.connection().connection.driver_connection
+    if connection is None:
+        raise ConnectionLost
+    lines = [
+        rows.line(n, one, one.event, shard=shard) for n, one in enumerate(events) if one.event is not None
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(_STAGE)
+        if again:
+            cursor.execute(_CLEAR.text)
+        with cursor.copy(_COPY) as copy:
+            copy.write("".join(lines))
+    return list(session.execute(_INSERT).scalars())
+
+
+class ConnectionLost(TransientError):
+    """The connection to the database was closed under the batch."""
+
+
+def _answer_known(session: Session, events: Sequence[Received]) -> None:
+    if not events:
+        return
+    stored = queries.stored_hashes(
+        session, [event.event_id for event in events if event.event_id is not None]
+    )
+    for event in events:
+        if event.event_id is None:
+            continue
+        event.outcome = None
+        rules.answer_repeat(event, stored[event.event_id])
+
+
+_PUT_ASIDE: Final = text("""
+    INSERT INTO usage_dead_letters (stream, stream_id, shard, entry_index, raw, raw_sha256, reason, detail,
+                                    event_id, user_id, clerk_id, target_id, received_at)
+    VALUES (:stream, :stream_id, :shard, :entry_index, :raw, :raw_sha256, :reason, :detail,
+            :event_id, :user_id, :clerk_id, :target_id, :received_at)
+    ON CONFLICT (stream, shard, stream_id, entry_index) DO NOTHING
+""")
+
+
+def put_aside(session: Session, events: Sequence[Received], *, stream: str, shard: int) -> None:
+    """This function will keep the bytes of every refused event, once, whatever was done with them since."""
+    letters = [
+        {
+            "stream": stream,
+            "stream_id": event.entry_id,
+            "shard": shard,
+            "entry_index": event.index,
+            "raw": event.raw,
+            "raw_sha256": sha256(event.raw).digest(),
+            "reason": event.reason,
+            "detail": event.detail,
+            "event_id": event.event_id,
+            "user_id": event.user_id,
+            "clerk_id": rules.storable(event.clerk_id),
+            "target_id": event.target_id,
+            "received_at": event.received_at,
+        }
+        for event in events
+        if event.outcome in (Outcome.CONFLICT, Outcome.REJECTED)
+    ]
+    if letters:
+        session.execute(_PUT_ASIDE, letters)

@@ -1,0 +1,1 @@
+"""Hourly sums per user, feature, provider and model, kept in the transaction that stores the events."""
