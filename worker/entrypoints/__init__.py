@@ -1,0 +1,1 @@
+"""Where the outside comes in: Celery tasks and the command line."""

@@ -1,0 +1,79 @@
+"""The drain of one shard, with everything that it is given: a session, a stream, the clock, limits."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from worker import db
+from worker.entrypoints import streams
+from worker.entrypoints._clock import utcnow
+from worker.ingest import dead_letters as letters
+from worker.ingest import queries as ingest
+from worker.ingest.consumer import Drain, DrainLimits, DrainOutcome
+from worker.ingest.rules import AgeLimits
+from worker.settings import Settings
+from worker.valkey import StreamReader
+
+# One name in the group for all: the lease in the database says who reads, and the names of processes that
+# come and go would stay in the group for ever.
+CONSUMER = "drain"
+# A run takes at most 20 steps of 500; what is left waits a minute for the next one.
+MOST_REPLAY_STEPS = 20
+
+
+def drain_shard(settings: Settings, *, shard: int, should_stop: Callable[[], bool]) -> dict[str, object]:
+    """This function will drain one shard once, until its budget is used up, and return what it counted."""
+    with streams.stream_client(settings) as client:
+        drain = Drain(
+            shard=shard,
+            stream=settings.usage_stream,
+            reader=StreamReader(client, group=settings.usage_consumer_group, consumer=CONSUMER),
+            open_session=db.platform_session,
+            age_limits=age_limits(settings),
+            holder=f"{socket.gethostname()}:{os.getpid()}",
+            should_stop=should_stop,
+            now=utcnow,
+            monotonic=time.monotonic,
+            sleep=time.sleep,
+            limits=DrainLimits(
+                batch_size=settings.usage_batch_size, linger_ms=settings.usage_batch_linger_ms
+            ),
+        )
+        return drain.run()
+
+
+def is_busy(counts: dict[str, object]) -> bool:
+    """This function will say whether a drain found its shard in the hands of another."""
+    return counts["outcome"] == DrainOutcome.BUSY.value
+
+
+def undrained_shards(settings: Settings) -> list[int]:
+    """This function will name the shards that nobody drains at the moment."""
+    with db.platform_session() as session:
+        held = {position.shard for position in ingest.positions(session) if position.is_held}
+    return [shard for shard in range(settings.usage_stream_shards) if shard not in held]
+
+
+def age_limits(settings: Settings) -> AgeLimits:
+    """This function will return the window in which an event may say it occurred."""
+    return AgeLimits(
+        max_age=timedelta(days=settings.usage_max_age_days),
+        max_future=timedelta(seconds=settings.usage_max_future_seconds),
+    )
+
+
+def replay_waiting(settings: Settings, *, now: datetime) -> dict[str, object]:
+    """This function will replay the dead letters whose user or target has come, and count them."""
+    total = {"tried": 0, "accepted": 0, "duplicates": 0, "refused": 0}
+    for _ in range(MOST_REPLAY_STEPS):
+        with db.platform_session() as session:
+            step = letters.replay_waiting(session, limits=age_limits(settings), now=now)
+        for name in total:
+            total[name] += getattr(step, name)
+        if not step.accepted + step.duplicates:
+            break
+    return dict(total)

@@ -1,0 +1,83 @@
+"""The Celery tasks: each opens, calls one operation of a room and leaves.
+
+Arguments are keywords, and unknown ones are ignored: during a deployment old and new versions send to each
+other.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from celery import Task, shared_task
+
+from worker import db
+from worker.entrypoints import _process, auditing, draining, rings, schedule, windows
+from worker.subscriptions import operations as subscriptions
+
+# The stream's pending list is the drain's retry queue: its message is acknowledged on arrival and never comes
+# back.
+_DOORBELL = {"acks_late": False, "reject_on_worker_lost": False, "max_retries": 0}
+
+
+@shared_task(name="ingest.drain", bind=True, **_DOORBELL)
+def drain(task: Task, shard: int = 0, **_strangers: Any) -> dict[str, object]:
+    """Drain one shard for its budget; the result says what was counted."""
+    counts = draining.drain_shard(_process.settings(), shard=shard, should_stop=_process.STOP.is_set)
+    if not draining.is_busy(counts) and not _process.STOP.is_set():
+        rings.ring_shard(task.app, shard)
+    return counts
+
+
+@shared_task(name="ingest.ring", bind=True, send_events=False, ignore_result=True, **_DOORBELL)
+def ring(task: Task, **_strangers: Any) -> None:
+    """Ring for each shard that nobody drains; silent in Flower, or its history would hold little else."""
+    for shard in draining.undrained_shards(_process.settings()):
+        rings.ring_shard(task.app, shard)
+
+
+@shared_task(name="ingest.replay_waiting", bind=True, send_events=False)
+def replay_waiting(task: Task, **_strangers: Any) -> dict[str, object]:
+    """Replay dead letters whose user or target has appeared since."""
+    settings = _process.settings()
+    return _once(task, lambda now: draining.replay_waiting(settings, now=now))
+
+
+@shared_task(name="subscriptions.reconcile", bind=True)
+def reconcile(task: Task, **_strangers: Any) -> dict[str, object]:
+    """Move every subscription that is due; the result counts the changes by kind."""
+    share = _process.settings().usage_reconcile_max_change_share
+
+    def run(now: datetime) -> Mapping[str, object]:
+        with db.platform_session() as session:
+            result = subscriptions.reconcile(session, now=now, run_id=uuid.uuid4(), max_change_share=share)
+        return result.counts
+
+    return _once(task, run)
+
+
+@shared_task(name="audits.rls", bind=True)
+def audit_rls(task: Task, **_strangers: Any) -> dict[str, object]:
+    """Audit row-level security of both databases; the result counts checks and findings."""
+    return _once(task, lambda now: auditing.record(auditing.audit_rls(), now=now))
+
+
+@shared_task(name="audits.pool", bind=True)
+def audit_pool(task: Task, **_strangers: Any) -> dict[str, object]:
+    """Audit the connections of both databases; the result counts checks and findings."""
+    settings = _process.settings()
+    return _once(task, lambda now: auditing.record(auditing.audit_pool(settings), now=now))
+
+
+def _once(task: Task, work: Callable[[datetime], Mapping[str, object]]) -> dict[str, object]:
+    """Run a periodic task's work unless its window is somebody else's."""
+    job = next(job for job in schedule.periodic_tasks(_process.settings()) if job.task == task.name)
+    return windows.run_once(
+        work,
+        job=job.task,
+        period=job.period,
+        longest_run=timedelta(seconds=task.time_limit or task.app.conf.task_time_limit),
+        redelivered=bool((task.request.delivery_info or {}).get("redelivered")),
+    )

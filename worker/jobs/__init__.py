@@ -1,0 +1,1 @@
+"""Periodic jobs: which run of which job belongs to whom."""
