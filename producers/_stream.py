@@ -87,9 +87,10 @@ def encode_frame(events: Iterable[UsageEvent]) -> bytes:
 
 def pack(payloads: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
     """This function will join encoded events, in order, to (frame, event count) within the limits."""
+    # Two brackets, and a comma behind each event but the last.
     start, size = 0, 2
     for position, payload in enumerate(payloads):
-        full = position - start == MAX_FRAME_EVENTS or size + len(payload) + 1 > MAX_FRAME_BYTES
+        full = position - start == MAX_FRAME_EVENTS or size + len(payload) > MAX_FRAME_BYTES
         if full and position > start:
             yield _frame(payloads[start:position]), position - start
             start, size = position, 2

@@ -16,11 +16,9 @@ EXTRA = (
     "celery",
     "click",
     "psycopg",
-    "pydantic_settings",
     "rich",
     "sqlalchemy",
     "structlog",
-    "yaml",
 )
 
 

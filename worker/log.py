@@ -39,6 +39,11 @@ _PATTERNS: Final = (
         ),
         rf"\1\2{HIDDEN}",
     ),
+    # PostgreSQL repeats the row it refuses, which is a payload.
+    (
+        re.compile(r"\b(DETAIL|CONTEXT):.*?(?=\n(?:HINT|CONTEXT|LINE|\[SQL|\(Background)|\Z)", re.S),
+        rf"\1: {HIDDEN}",
+    ),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)", re.S), HIDDEN),
 )
 

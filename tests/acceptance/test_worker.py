@@ -153,7 +153,7 @@ class TestStop:
     ) -> None:
         # A lock that nobody releases makes the reconciliation wait inside its transaction.
         with psycopg.connect(databases.platform.url("superuser")) as blocker:
-            blocker.execute("LOCK TABLE user_subscriptions IN ACCESS EXCLUSIVE MODE")
+            blocker.execute("LOCK TABLE user_subscriptions IN EXCLUSIVE MODE")
             worker = celery_worker()
             wait_for(
                 lambda: _runs(platform, "subscriptions.reconcile"),
@@ -200,6 +200,42 @@ class TestBeat:
 
 @pytest.mark.timeout(180)
 class TestBroker:
+    def test_that_goes_away_under_a_task_does_not_take_the_worker_with_it(
+        self, private_servers: EmbeddedServers, celery_worker: StartWorker
+    ) -> None:
+        superuser = private_servers.postgres.url("alwrity_platform")
+        with psycopg.connect(superuser, row_factory=dict_row) as blocker:
+            blocker.execute("LOCK TABLE user_subscriptions IN EXCLUSIVE MODE")
+            worker = celery_worker(env={**private_servers.environ(), "USAGE_LOCK_TIMEOUT_MS": "60000"})
+            with psycopg.connect(superuser, autocommit=True, row_factory=dict_row) as platform:
+                wait_for(
+                    lambda: _runs(platform, "subscriptions.reconcile"),
+                    seconds=15,
+                    what="a reconciliation that waits",
+                )
+                # Which of the worker's connections notices first is chance, and decides how Celery goes on.
+                for count in (1, 2, 3):
+                    private_servers.valkey.kill()
+                    private_servers.valkey.restart()
+                    client = redis.Redis.from_url(private_servers.valkey.url())
+                    client.xadd(STREAM, {"data": raw_event()})
+                    client.close()
+                    wait_for(
+                        lambda count=count: len(_rows(platform)) == count,  # type: ignore[misc]  # its default
+                        seconds=40,
+                        what="a row, after the broker came back",
+                    )
+                    assert worker.running, worker.log()
+                blocker.rollback()
+                wait_for(
+                    lambda: _runs(platform, "subscriptions.reconcile")[0]["outcome"] == "done",
+                    seconds=15,
+                    what="the reconciliation that went on",
+                )
+            assert worker.running, worker.log()
+            assert worker.stop(timeout=12) == 0
+        assert "Traceback" not in worker.log(), worker.log()
+
     def test_that_was_away_is_found_again_without_beat(
         self, private_servers: EmbeddedServers, celery_worker: StartWorker
     ) -> None:

@@ -96,8 +96,12 @@ class World:
         """This function will send any command."""
         return self.client.execute_command(*arguments)  # type: ignore[no-untyped-call]  # redis-py: untyped
 
-    def reader(self, kind: type[AnyReader] = Reader) -> AnyReader:  # type: ignore[assignment]  # the bound
+    def reader(self) -> Reader:
         """This function will return a reader with a connection of its own."""
+        return self.reader_of(Reader)
+
+    def reader_of(self, kind: type[AnyReader]) -> AnyReader:
+        """This function will return one of a kind that fails in its own way."""
         return kind(connect(self._config, for_emit=False), group=GROUP, consumer=CONSUMER)
 
     def make_drain(

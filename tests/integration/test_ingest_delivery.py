@@ -100,7 +100,7 @@ class TestGroup:
             world.add(event())
 
         add_some(world)
-        reader = world.reader(Hooked)
+        reader = world.reader_of(Hooked)
         drain = world.make_drain(reader=reader)
         world.drain()
         reader.before = flush
@@ -125,7 +125,7 @@ class TestRedelivery:
         world.add([sent, {**sent, "cost_usd": "9"}, sent])
         world.add(b"{")
         with pytest.raises(Killed):
-            world.drain(reader=world.reader(DiesBeforeAcknowledging))
+            world.drain(reader=world.reader_of(DiesBeforeAcknowledging))
         assert world.pending() == 2
         before = world.rows(), world.rows("SELECT * FROM usage_hourly"), world.letters()
         counted = world.position()
@@ -150,7 +150,7 @@ class TestRedelivery:
 
     def test_after_a_failed_acknowledgement_happens_in_the_same_run(self, world: World) -> None:
         add_some(world)
-        counts = world.drain(reader=world.reader(FailsToAcknowledgeOnce))
+        counts = world.drain(reader=world.reader_of(FailsToAcknowledgeOnce))
         assert (counts["entries"], counts["accepted"], counts["batches"]) == (3, 3, 2)
         assert world.pending() == 0
         world.assert_books_hold()
@@ -187,12 +187,12 @@ class TestRedelivery:
 class TestPosition:
     def test_never_passes_an_entry_whose_reply_was_lost(self, world: World) -> None:
         add_some(world)
-        counts = world.drain(reader=world.reader(LosesOneReply))
+        counts = world.drain(reader=world.reader_of(LosesOneReply))
         assert (counts["entries"], counts["accepted"], counts["recovered"]) == (3, 3, 0)
         world.assert_books_hold()
 
     def test_never_passes_what_a_former_holder_reads_when_it_wakes_up(self, world: World) -> None:
-        sleeper, reader = world.reader(Reader), world.reader(Hooked)
+        sleeper, reader = world.reader(), world.reader_of(Hooked)
         add_some(world, 1)
         world.drain()
 
@@ -229,7 +229,7 @@ class TestTrouble:
             def read(self, *_: Any, **__: Any) -> dict[str, list[RawEntry]]:
                 raise StreamTrouble("refused")
 
-        counts = world.drain(reader=world.reader(Away), work_seconds=0.3)
+        counts = world.drain(reader=world.reader_of(Away), work_seconds=0.3)
         assert counts["outcome"] == "backing_off"
         assert 0.2 < counts["seconds"] < 5
         assert world.position().is_held is False
@@ -317,7 +317,7 @@ class TestEndOfARun:
                 told[0] = True
                 return super().acknowledge(key, entry_ids)
 
-        counts = world.drain(reader=world.reader(TellsToStop), should_stop=lambda: told[0], batch_size=10)
+        counts = world.drain(reader=world.reader_of(TellsToStop), should_stop=lambda: told[0], batch_size=10)
         assert (counts["outcome"], counts["batches"]) == ("stopped", 1)
         assert 0 < counts["accepted"] < 40
         assert world.pending() == 0

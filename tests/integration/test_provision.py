@@ -1,8 +1,10 @@
 """`db init` on a PostgreSQL of its own: roles belong to the cluster, and a shared one has them already."""
 
+import contextlib
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -17,10 +19,16 @@ from worker.errors import ConfigurationError, ServiceUnreachable
 from worker.models import policies
 from worker.settings import DatabaseSettings, load_database_settings
 
-PROVISION = (
-    "from worker.db import _provision; from worker.settings import load_database_settings; "
-    "_provision.provision(load_database_settings())"
-)
+# Each process waits for a line, so that all of them begin at the same moment.
+PROVISION = """
+import sys
+from worker.db import _provision
+from worker.settings import load_database_settings
+settings = load_database_settings()
+print("ready", flush=True)
+sys.stdin.readline()
+_provision.provision(settings)
+"""
 PASSWORD = "only-for-this-test"  # noqa: S105  of logins that live as long as one test
 
 
@@ -203,6 +211,34 @@ def environ_database(environ: dict[str, str]) -> str:
     return environ["PLATFORM_DATABASE_URL"].rpartition("/")[2]
 
 
+@contextlib.contextmanager
+def db_init(environ: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
+    """This function will start a process that is about to do what `db init` does."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PROVISION],
+        env=environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def begin(*processes: "subprocess.Popen[str]") -> None:
+    """This function will wait until all of them are ready and let them go at once."""
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", process.communicate()[0]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+
 class TestAtOnce:
     @pytest.mark.parametrize("lock", ["in the maintenance database", "in each database, so in no common one"])
     def test_four_at_once(self, cluster: Cluster, lock: str) -> None:
@@ -211,26 +247,30 @@ class TestAtOnce:
         environs = [cluster.environ(owner, worker, auditor) for _ in range(4)]
         if "no common" in lock:
             cluster.run("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC")
-        running = [
-            subprocess.Popen(
-                [sys.executable, "-c", PROVISION],
-                env=environ,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for environ in environs
-        ]
-        try:
+        with contextlib.ExitStack() as stack:
+            running = [stack.enter_context(db_init(environ)) for environ in environs]
+            begin(*running)
             for process in running:
                 output, _ = process.communicate(timeout=120)
                 assert process.returncode == 0, output
-        finally:
-            for process in running:
-                process.kill()
-                process.wait()
         for environ in environs:
             assert_provisioned(load_database_settings(environ))
+
+    def test_waits_for_the_one_whose_turn_it_is(self, cluster: Cluster, environ: dict[str, str]) -> None:
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND datname = 'postgres'"
+        with cluster.superuser() as first, db_init(environ) as second:
+            first.execute("SELECT pg_advisory_lock(%s)", [_provision.ROLES_LOCK])
+            begin(second)
+            deadline = time.monotonic() + 30
+            while first.execute(waiting, [f"usage-worker:admin:{second.pid}"]).fetchone() != (1,):
+                assert time.monotonic() < deadline, "it never came"
+                time.sleep(0.05)
+            time.sleep(0.3)
+            assert first.execute("SELECT to_regrole('usage_owner')").fetchone() == (None,), "it did not wait"
+            first.execute("SELECT pg_advisory_unlock(%s)", [_provision.ROLES_LOCK])
+            output, _ = second.communicate(timeout=60)
+            assert second.returncode == 0, output
+        assert_provisioned(load_database_settings(environ))
 
     def test_says_where_the_lock_is_without_the_maintenance_database(
         self, cluster: Cluster, environ: dict[str, str]

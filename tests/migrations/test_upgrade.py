@@ -116,28 +116,25 @@ class TestSchema:
         tables = {key.removeprefix("table ") for key in (models | migrated) if key.startswith("table ")}
         assert _catalog.compare(models, migrated, tables - {policies.VERSION_TABLES[database]}) == []
 
-    @pytest.mark.parametrize(
-        "change",
-        [
-            "ALTER TABLE users ALTER email TYPE varchar(100)",
-            "ALTER TABLE users ALTER created_at DROP NOT NULL",
-            "ALTER TABLE users ALTER created_at DROP DEFAULT",
-            "ALTER TABLE users DROP CONSTRAINT ck_users_subscription_status_known",
-            "ALTER TABLE users DROP COLUMN email",
-            "ALTER TABLE users ADD COLUMN age int",
-            "DROP INDEX ix_user_subscriptions_live_period_end",
-            "ALTER TABLE usage_hourly RESET (fillfactor)",
-            "DROP TABLE job_runs",
-        ],
-    )
-    def test_the_comparison_notices(self, settings: Settings, change: str) -> None:
+    def test_the_comparison_notices(self, settings: Settings, subtests: pytest.Subtests) -> None:
+        tables = [each.table for each in policies.DECLARED[Database.PLATFORM]]
         with psycopg.connect(settings.platform.owner_url.libpq) as connection:
             before = _catalog.describe(connection, "public")
-            connection.execute("SET LOCAL ROLE usage_owner")
-            connection.execute(change.encode())
-            after = _catalog.describe(connection, "public")
-            connection.rollback()
-        assert len(_catalog.compare(before, after, rows_tables())) == 1
+            for change in (
+                "ALTER TABLE users ALTER email TYPE varchar(100)",
+                "ALTER TABLE users ALTER created_at DROP NOT NULL",
+                "ALTER TABLE users ALTER created_at DROP DEFAULT",
+                "ALTER TABLE users DROP CONSTRAINT ck_users_subscription_status_known",
+                "ALTER TABLE users DROP COLUMN email",
+                "ALTER TABLE users ADD COLUMN age int",
+                "DROP INDEX ix_user_subscriptions_live_period_end",
+                "ALTER TABLE usage_hourly RESET (fillfactor)",
+                "DROP TABLE job_runs",
+            ):
+                with subtests.test(change), connection.transaction(force_rollback=True):
+                    connection.execute("SET LOCAL ROLE usage_owner")
+                    connection.execute(change.encode())
+                    assert len(_catalog.compare(before, _catalog.describe(connection, "public"), tables)) == 1
 
     def test_alembic_finds_nothing_to_do(self, bound: Settings, database: Database) -> None:
         command.check(_migrations._config(database, bound.database(database)))
@@ -152,11 +149,6 @@ class TestSchema:
                 "WHERE relnamespace = 'public'::regnamespace"
             ).fetchall()
         assert owners == [(policies.OWNER,)]
-
-
-def rows_tables() -> list[str]:
-    """This function will name the platform's tables."""
-    return [each.table for each in policies.DECLARED[Database.PLATFORM]]
 
 
 class TestCommandLine:
@@ -185,35 +177,32 @@ class TestCommandLine:
 
 
 class TestOneAtATime:
-    def test_a_second_migrator_waits_for_its_turn(self, environ: dict[str, str], settings: Settings) -> None:
+    def test_two_wait_for_their_turn_and_migrate_once(
+        self, environ: dict[str, str], settings: Settings
+    ) -> None:
         target = settings.platform
         _migrations.downgrade(target, "base")
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name = ANY(%s) AND (query LIKE '%%advisory_lock%%' OR query = 'COMMIT')"
+        )
         with psycopg.connect(target.owner_url.libpq, autocommit=True) as first:
             first.execute("SELECT pg_advisory_lock(%s)", [_migrations.MIGRATION_LOCK])
-            with migrator(environ) as second:
-                waiting = (
-                    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-                    "AND application_name = %s AND query LIKE '%%pg_try_advisory_lock%%'"
-                )
-                deadline = time.monotonic() + 30
-                while first.execute(waiting, [f"usage-worker:migrate:{second.pid}"]).fetchone() != (1,):
-                    assert time.monotonic() < deadline, "the second migrator never came"
-                    assert second.poll() is None, second.communicate()[0]
+            with migrator(environ) as second, migrator(environ) as third:
+                names = [f"usage-worker:migrate:{process.pid}" for process in (second, third)]
+                deadline = time.monotonic() + 60
+                while first.execute(waiting, [names]).fetchone() != (2,):
+                    assert time.monotonic() < deadline, "they never came"
+                    for process in (second, third):
+                        assert process.poll() is None, process.communicate()[0]
                     time.sleep(0.05)
                 time.sleep(0.3)
-                assert _migrations.heads(target).current is None, "it did not wait"
+                assert _migrations.heads(target).current is None, "they did not wait"
                 first.execute("SELECT pg_advisory_unlock(%s)", [_migrations.MIGRATION_LOCK])
-                output, _ = second.communicate(timeout=30)
-                assert second.returncode == 0, output
+                for process in (second, third):
+                    output, _ = process.communicate(timeout=60)
+                    assert process.returncode == 0, output
         assert _migrations.heads(target).at_head
-
-    def test_two_at_once_migrate_once(self, environ: dict[str, str], settings: Settings) -> None:
-        _migrations.downgrade(settings.platform, "base")
-        with migrator(environ) as one, migrator(environ) as other:
-            for process in (one, other):
-                output, _ = process.communicate(timeout=60)
-                assert process.returncode == 0, output
-        assert _migrations.heads(settings.platform).at_head
 
     def test_gives_up_on_a_lock_rather_than_block_everybody(self, settings: Settings) -> None:
         target = settings.platform

@@ -10,6 +10,11 @@ import pytest
 
 from worker import log
 
+ROW = """null value in column "id" violates not-null constraint
+DETAIL:  Failing row contains (null, S3cretWord
+and a second line of it).
+[SQL: INSERT INTO users]"""
+
 SECRETS = {
     "database URL": ("postgresql://app:S3cretWord@db:5432/usage", "postgresql://***@db:5432/usage"),
     "driver in the URL": ("postgresql+psycopg://a:S3cretWord@db/x", "postgresql+psycopg://***@db/x"),
@@ -22,6 +27,11 @@ SECRETS = {
     "password=": ("host=db password=S3cretWord port=1", "host=db password=*** port=1"),
     "quoted password": ("password='S3cret Word' port=1", "password=*** port=1"),
     "JSON": ('{"password": "S3cretWord", "a": 1}', '{"password": ***, "a": 1}'),
+    "the row in an error": (
+        ROW,
+        'null value in column "id" violates not-null constraint\nDETAIL: ***\n[SQL: INSERT INTO users]',
+    ),
+    "the line of a COPY": ('bad\nCONTEXT:  COPY x, line 3: "S3cretWord"', "bad\nCONTEXT: ***"),
     "PEM": ("-----BEGIN PRIVATE KEY-----\nS3cretWord\n-----END PRIVATE KEY-----", "***"),
 }
 

@@ -228,7 +228,7 @@ def _become_owner(connection: psycopg.Connection[Any]) -> None:
 
 
 def _refuse_hidden_rows(connection: psycopg.Connection[Any], url: DatabaseURL) -> None:
-    """This function will refuse where a policy hides rows from usage_owner: dump and count miss them alike."""
+    """This function will refuse where a policy hides rows from usage_owner: dump and count miss them."""
     hidden = [row[0] for row in connection.execute(_HIDING, [policies.OWNER])]
     if hidden:
         raise ConfigurationError(

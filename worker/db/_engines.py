@@ -77,9 +77,13 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def configure(settings: DatabaseSettings) -> None:
-    """This function will bind the settings of this process, closing what was opened under others."""
+    """This function will bind the settings of this process, closing what was opened under others.
+
+    Pools have the size for threaded and web processes again; `use_worker_pool` comes after it.
+    """
     close_databases()
     _process.settings = settings
+    _process.worker_pool = False
 
 
 def settings() -> DatabaseSettings:

@@ -51,6 +51,7 @@ def create_app(settings: Settings) -> Celery:
         # A broker that turns replica or runs out of memory answers with a channel error; the default is to
         # exit.
         broker_channel_error_retry=True,
+        worker_consumer="worker.entrypoints.reconnection:SurvivingConsumer",
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_pool_acquire_timeout=5,

@@ -72,7 +72,7 @@ def _set_up_logging(loglevel: int, **_signal: object) -> None:
     # --loglevel is for Celery, whose INFO is a line per message; ours says what an operator should know.
     logging.getLogger("worker").setLevel(logging.INFO)
     # Each reconnection would ask for a choice that is made: tasks that run go on, their work is idempotent.
-    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning, module=r"celery\.worker")
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     # SQLAlchemy names its pool's logger after the class, and tells of every connection.
     logging.getLogger("worker.db").setLevel(logging.WARNING)
 

@@ -14,18 +14,19 @@ _log = log.get_logger(__name__)
 RING_EXPIRES_SECONDS = 2 * schedule.RING_PERIOD.total_seconds()
 
 
-def send(app: Celery, task: str, *, expires_seconds: float, retry: bool = False, **arguments: object) -> None:
+def send(app: Celery, task: str, *, expires_seconds: float, **arguments: object) -> None:
     """This function will send a task; a broker in trouble is logged, never raised into what the caller did.
 
     Its result is not kept: nobody waits for it, Flower has it from the events, and a process that is no pool
-    child would subscribe to it. Neither may such a process retry, for that would hold up its event loop.
+    child would subscribe to it. Kombu does not retry, which would hold up an event loop; redis-py opens a
+    connection that has become stale again by itself.
     """
     try:
-        app.send_task(task, kwargs=arguments, expires=expires_seconds, ignore_result=True, retry=retry)
+        app.send_task(task, kwargs=arguments, expires=expires_seconds, ignore_result=True, retry=False)
     except (OperationalError, OSError) as error:
         _log.warning("not sent, the next ring follows", task=task, error=type(error).__name__)
 
 
 def ring_shard(app: Celery, shard: int) -> None:
     """This function will have somebody drain the shard; a second ring finds it busy and costs nothing."""
-    send(app, "ingest.drain", expires_seconds=RING_EXPIRES_SECONDS, retry=True, shard=shard)
+    send(app, "ingest.drain", expires_seconds=RING_EXPIRES_SECONDS, shard=shard)

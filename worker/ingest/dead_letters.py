@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
 from worker.errors import PermanentError
@@ -36,16 +36,18 @@ class Selection:
     since: datetime | None = None
     until: datetime | None = None
 
-    def parameters(self) -> dict[str, Any]:
-        """This function will return the selection as statement parameters, or raise NothingSelected."""
-        if self.ids is None and self.reason is None and self.since is None and self.until is None:
-            raise NothingSelected
-        return {
+    def conditions(self) -> dict[str, object]:
+        """This function will return what was given, by name, or raise NothingSelected."""
+        given: dict[str, object] = {
             "ids": None if self.ids is None else list(self.ids),
             "reason": self.reason,
             "since": self.since,
             "until": self.until,
         }
+        given = {name: value for name, value in given.items() if value is not None}
+        if not given:
+            raise NothingSelected
+        return given
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +61,29 @@ class Replayed:
     after: tuple[datetime, UUID] | None = None
 
 
-_SELECTED: Final = """
-       replayed_at IS NULL AND discarded_at IS NULL
-   AND (CAST(:ids AS uuid[]) IS NULL OR id = ANY(:ids))
-   AND (CAST(:reason AS text) IS NULL OR reason = :reason)
-   AND (CAST(:since AS timestamptz) IS NULL OR stored_at >= :since)
-   AND (CAST(:until AS timestamptz) IS NULL OR stored_at < :until)
+# Only the conditions that are given stand in the statement, so that ids are looked up in their index.
+_CONDITIONS: Final = {
+    "ids": "id = ANY(:ids)",
+    "reason": "reason = :reason",
+    "since": "stored_at >= :since",
+    "until": "stored_at < :until",
+    "after": "(received_at, id) > (:after_at, :after_id)",
+    "bytes": "(raw IS NOT NULL OR corrected_raw IS NOT NULL)",
+}
+_TAKE: Final = """
+    SELECT {columns} FROM usage_dead_letters
+     WHERE replayed_at IS NULL AND discarded_at IS NULL AND {conditions}
+     ORDER BY received_at, id
+     LIMIT :limit
+       FOR UPDATE SKIP LOCKED
+""".replace("{columns}", queries.LETTER_COLUMNS)
+_DISCARD: Final = """
+    UPDATE usage_dead_letters SET discarded_at = :now
+     WHERE replayed_at IS NULL AND discarded_at IS NULL AND {conditions}
 """
 # Every drain's batch begins with its shard's row, so none is in its transaction while this one is: neither
 # can wait for the other with half of its locks taken. That is why a step is short.
 _STOP_DRAINS: Final = text("SELECT shard FROM ingest_positions ORDER BY shard FOR UPDATE")
-_TAKE: Final = text(
-    """
-    SELECT {columns} FROM usage_dead_letters
-     WHERE {selected}
-       AND (raw IS NOT NULL OR corrected_raw IS NOT NULL OR CAST(:corrected AS boolean))
-       AND (CAST(:after_at AS timestamptz) IS NULL
-            OR (received_at, id) > (CAST(:after_at AS timestamptz), CAST(:after_id AS uuid)))
-     ORDER BY received_at, id
-     LIMIT :limit
-       FOR UPDATE SKIP LOCKED
-    """.replace("{columns}", queries.LETTER_COLUMNS).replace("{selected}", _SELECTED)
-)
 _ANSWER: Final = text("""
     UPDATE usage_dead_letters
        SET replayed_at = :replayed_at, reason = :reason, detail = :detail, replay_count = replay_count + 1,
@@ -111,16 +114,16 @@ def replay(
     """
     if corrected is not None and (selection.ids is None or len(selection.ids) != 1):
         raise OneLetterOnly
-    after_at, after_id = after or (None, None)
-    parameters = {
-        **selection.parameters(),
-        "corrected": corrected is not None,
-        "after_at": after_at,
-        "after_id": after_id,
-        "limit": limit,
-    }
-    session.execute(_STOP_DRAINS)
-    letters = [DeadLetter(**row) for row in session.execute(_TAKE, parameters).mappings()]
+    parameters = {**selection.conditions(), "limit": limit}
+    conditions = set(parameters) - {"limit"}
+    if corrected is None:
+        conditions.add("bytes")
+    if after is not None:
+        conditions.add("after")
+        parameters["after_at"], parameters["after_id"] = after
+    letters = [DeadLetter(**row) for row in session.execute(_where(_TAKE, conditions), parameters).mappings()]
+    if letters:
+        session.execute(_STOP_DRAINS)
     counts = dict.fromkeys(("accepted", "duplicates", "refused"), 0)
     for (stream, shard), together in _by_stream(letters).items():
         _replay_together(
@@ -145,14 +148,16 @@ def replay_waiting(session: Session, *, limits: AgeLimits, now: datetime, limit:
     return replay(session, selection=Selection(ids=waiting), limits=limits, now=now, limit=limit)
 
 
-_DISCARD: Final = text(
-    "UPDATE usage_dead_letters SET discarded_at = :now WHERE {selected}".replace("{selected}", _SELECTED)
-)
+def _where(statement: str, conditions: Iterable[str]) -> TextClause:
+    return text(
+        statement.replace("{conditions}", " AND ".join(_CONDITIONS[name] for name in sorted(conditions)))
+    )
 
 
 def discard(session: Session, *, selection: Selection, now: datetime) -> int:
     """This function will give up open dead letters, keep their bytes, and return how many they were."""
-    result = session.execute(_DISCARD, {**selection.parameters(), "now": now})
+    conditions = selection.conditions()
+    result = session.execute(_where(_DISCARD, conditions), {**conditions, "now": now})
     return int(result.rowcount)  # type: ignore[attr-defined]  # a DML result, which text() cannot know
 
 

@@ -199,17 +199,22 @@ def open_letters_by_reason(session: Session) -> Mapping[str, int]:
     return {row.reason: row.letters for row in rows}
 
 
+# Two halves, for each has its partial index of letters that wait.
 _WAITING: Final = text("""
-    SELECT letter.id
-      FROM usage_dead_letters AS letter
-     WHERE letter.replayed_at IS NULL AND letter.discarded_at IS NULL
-       AND (letter.raw IS NOT NULL OR letter.corrected_raw IS NOT NULL)
-       AND (letter.reason = 'unknown_user'
-            AND EXISTS (SELECT FROM users WHERE users.clerk_id = letter.clerk_id)
-         OR letter.reason = 'unknown_target'
-            AND EXISTS (SELECT FROM platform_usage_logs AS log WHERE log.id = letter.target_id))
-     ORDER BY letter.received_at, letter.id
-     LIMIT :limit
+    WITH waiting AS (
+        SELECT letter.id, letter.received_at
+          FROM usage_dead_letters AS letter
+          JOIN users ON users.clerk_id = letter.clerk_id
+         WHERE letter.reason = 'unknown_user' AND letter.replayed_at IS NULL AND letter.discarded_at IS NULL
+           AND (letter.raw IS NOT NULL OR letter.corrected_raw IS NOT NULL)
+         UNION ALL
+        SELECT letter.id, letter.received_at
+          FROM usage_dead_letters AS letter
+          JOIN platform_usage_logs AS target ON target.id = letter.target_id
+         WHERE letter.reason = 'unknown_target' AND letter.replayed_at IS NULL AND letter.discarded_at IS NULL
+           AND (letter.raw IS NOT NULL OR letter.corrected_raw IS NOT NULL)
+    )
+    SELECT id FROM waiting ORDER BY received_at, id LIMIT :limit
 """)
 
 

@@ -16,23 +16,21 @@ from tests.integration.db.tenants import Bind
 from worker import db
 from worker.database_url import DatabaseURL
 from worker.errors import ConfigurationError, ServiceUnreachable, UsageWorkerError
+from worker.settings import load_database_settings
 from worker.sqlstate import FailureKind, kind_of
 
 Fail = Callable[..., UsageWorkerError]
 
 
 @pytest.fixture
-def fail(bind: Bind, databases: Databases) -> Fail:
+def fail() -> Iterator[Fail]:
     """Binds the platform to a URL, uses it, and returns the error."""
 
     def failed(url: str, **variables: object) -> UsageWorkerError:
-        bind(
-            "worker",
-            PLATFORM_DATABASE_URL=url,
-            PLATFORM_DATABASE_OWNER_URL=url,
-            PLATFORM_DATABASE_AUDIT_URL=url,
-            **variables,
-        )
+        values = {name: str(value) for name, value in variables.items()}
+        other = "postgresql://app@127.0.0.1:1/nobody_asks_for_it"
+        both = {"PLATFORM_DATABASE_URL": url, "USER_DATA_DATABASE_URL": other}
+        db.configure(load_database_settings({**both, **values}))
         with (
             pytest.raises((ConfigurationError, ServiceUnreachable)) as raised,
             db.platform_session() as session,
@@ -40,7 +38,8 @@ def fail(bind: Bind, databases: Databases) -> Fail:
             session.connection()
         return raised.value
 
-    return failed
+    yield failed
+    db.close_databases()
 
 
 class Listener:

@@ -152,6 +152,9 @@ class TestCost:
             (0.1, "0.1"),
             (Decimal("0.1"), "0.1"),
             (1e-7, "0.0000001"),
+            # Halves as they are spelt; their binary fractions lie above and below.
+            (6.5e-12, "0.000000000006"),
+            (7.5e-12, "0.000000000008"),
             ("1E-7", "0.0000001"),
             ("1.5e2", "150"),
             (3, "3"),

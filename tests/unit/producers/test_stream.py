@@ -105,6 +105,12 @@ class TestEncode:
         assert all(len(frame) <= MAX_FRAME_BYTES for frame, _ in frames)
         assert all(1 <= count <= MAX_FRAME_EVENTS for _, count in frames)
 
+    def test_packs_up_to_the_last_byte(self) -> None:
+        half = b"1" * (MAX_FRAME_BYTES // 2)
+        fitting = half[:-3]
+        assert [len(frame) for frame, _ in pack([half, fitting])] == [MAX_FRAME_BYTES]
+        assert len(list(pack([half, fitting + b"1"]))) == 2
+
 
 NOT_JSON = {
     "empty": b"",
@@ -127,7 +133,7 @@ NOT_JSON = {
     "comment": b"{} // c",
     "raw control character": b'{"a":"\n"}',
     "NUL behind": b"{}\x00",
-    "deep": b"[" * 300_000,
+    "deep": b"[" * 60_000,
     "deep object": b'{"a":' * 30_000,
 }
 
