@@ -95,7 +95,7 @@ def settings() -> DatabaseSettings:
 
 def set_application_role(role: str) -> None:
     """This function will set the middle of `usage-worker:<role>:<pid>` for connections opened from now on."""
-    _process.role = re.sub(r"[^A-Za-z0-9_.-]", "_", role)[:32] or "app"
+    _process.role = re.sub(r"[^A-Za-z0-9_.-]", "_", role)[:40] or "app"
 
 
 def use_worker_pool() -> None:

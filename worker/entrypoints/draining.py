@@ -13,14 +13,11 @@ from worker.entrypoints import streams
 from worker.entrypoints._clock import utcnow
 from worker.ingest import dead_letters as letters
 from worker.ingest import queries as ingest
-from worker.ingest.consumer import Drain, DrainLimits, DrainOutcome
+from worker.ingest.consumer import CONSUMER, Drain, DrainLimits, DrainOutcome
 from worker.ingest.rules import AgeLimits
 from worker.settings import Settings
 from worker.valkey import StreamReader
 
-# One name in the group for all: the lease in the database says who reads, and the names of processes that
-# come and go would stay in the group for ever.
-CONSUMER = "drain"
 # A run takes at most 20 steps of 500; what is left waits a minute for the next one.
 MOST_REPLAY_STEPS = 20
 

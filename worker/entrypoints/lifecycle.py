@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import warnings
 from typing import Any
 
-from celery import Celery, bootsteps, signals
-from celery.exceptions import CPendingDeprecationWarning
+from celery import Celery, bootsteps, current_app, signals
 from celery.worker import state
 
 from worker import db, log
@@ -71,8 +69,6 @@ def _set_up_logging(loglevel: int, **_signal: object) -> None:
     log.configure_logging(environment=_process.settings().environment, level=logging.getLevelName(loglevel))
     # --loglevel is for Celery, whose INFO is a line per message; ours says what an operator should know.
     logging.getLogger("worker").setLevel(logging.INFO)
-    # Each reconnection would ask for a choice that is made: tasks that run go on, their work is idempotent.
-    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
     # SQLAlchemy names its pool's logger after the class, and tells of every connection.
     logging.getLogger("worker.db").setLevel(logging.WARNING)
 
@@ -97,6 +93,8 @@ def _open_child(**_signal: object) -> None:
     _process.STOP.watch_parent()
     db.configure(_process.settings())
     db.use_worker_pool()
+    # What pg_stat_activity shows: usage-worker:worker.audits-ingest-subscriptions:4711.
+    db.set_application_role("worker." + "-".join(sorted(current_app.amqp.queues.consume_from)))
 
 
 def _close_child(**_signal: object) -> None:

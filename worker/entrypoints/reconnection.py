@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+
+from celery.exceptions import CPendingDeprecationWarning
 from celery.worker import state
 from celery.worker.consumer import Consumer
 
@@ -21,4 +24,7 @@ class SurvivingConsumer(Consumer):  # type: ignore[misc]  # celery is published 
             channel.do_restore = False
         for request in tuple(state.active_requests) + tuple(state.reserved_requests):
             request.acknowledged = True
-        super().on_connection_error_after_connected(exc)
+        with warnings.catch_warnings():
+            # It asks each time for a choice that is made in the settings: tasks that run go on.
+            warnings.simplefilter("ignore", CPendingDeprecationWarning)
+            super().on_connection_error_after_connected(exc)
