@@ -99,7 +99,7 @@ class ValkeyServer:
 
     def url(self, database: int = 0) -> str:
         """This function will write the URL, with the password."""
-        return f"redis://:{self.password}@{self.host}:{self.port}/{database}"
+        return f"redis://default:{self.password}@{self.host}:{self.port}/{database}"
 
     def start(self) -> Self:
         """This function will start the server and wait until it answers.
