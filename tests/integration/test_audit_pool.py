@@ -18,9 +18,10 @@ from sqlalchemy import text
 from tests.fixtures.databases import Databases
 from worker import db
 from worker.audits import pool
-from worker.audits.findings import AuditReport, Finding, Outcome, Severity
+from worker.audits.findings import AuditReport, Finding, Outcome
 from worker.audits.pool_checks import Threshold
 from worker.errors import ConfigurationError
+from worker.models.vocabulary import Severity
 
 pytestmark = pytest.mark.usefixtures("bound")
 

@@ -9,7 +9,8 @@ import pytest
 
 from worker import db
 from worker.audits import findings, operations, queries
-from worker.audits.findings import AuditReport, CheckResult, Finding, Severity
+from worker.audits.findings import AuditReport, CheckResult, Finding
+from worker.models.vocabulary import Severity
 
 pytestmark = pytest.mark.usefixtures("bound")
 

@@ -13,8 +13,9 @@ from psycopg import sql
 
 from tests.fixtures.databases import Clone, Databases
 from worker.audits import findings, rls
-from worker.audits.findings import AuditReport, Outcome, Severity
+from worker.audits.findings import AuditReport, Outcome
 from worker.models import policies
+from worker.models.vocabulary import Severity
 
 Administrator = psycopg.Connection[Any]
 

@@ -15,7 +15,8 @@ from tests.fixtures.databases import Databases
 from worker import db
 from worker.database_url import Database
 from worker.models.platform import PlatformUsageLog, SubscriptionChange, User
-from worker.models.types import CostSource, NaiveTime, SubscriptionStatus
+from worker.models.types import NaiveTime
+from worker.models.vocabulary import CostSource, SubscriptionStatus
 from worker.settings import Settings
 
 OCCURRED = dt.datetime(2026, 3, 1, 13, 30, tzinfo=dt.timezone(dt.timedelta(hours=2)))

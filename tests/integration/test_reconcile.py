@@ -294,17 +294,25 @@ class TestReports:
 class TestBlastRadius:
     def test_stops_a_runaway_before_any_write(self) -> None:
         with db.platform_session() as session:
-            free = add_plan(session, "Free")
+            pro = add_plan(session, "Pro", 4900, grace_days=90)
             for _ in range(40):
-                subscribe(session, add_user(session, "active"), free)
+                subscribe(session, add_user(session, "active"), pro)
         before = snapshot()
         with pytest.raises(reconcile.BlastRadiusExceeded, match="user_subscriptions"):
             run(max_change_share=Decimal("0.5"), batch_size=7)
         assert snapshot() == before
         dry = run(dry_run=True, max_change_share=Decimal("0.5"))
-        assert dry.counts["renewed_free"] == 120
+        assert dry.counts["payment_missed"] == 40
         assert "user_subscriptions" in (dry.refusal or "")
-        assert run(max_change_share=Decimal(1)).counts["renewed_free"] == 120
+        assert run(max_change_share=Decimal(1)).counts["payment_missed"] == 40
+
+    def test_lets_every_free_plan_renew_at_once(self) -> None:
+        with db.platform_session() as session:
+            free = add_plan(session, "Free")
+            for _ in range(40):
+                subscribe(session, add_user(session, "active"), free)
+        assert run(dry_run=True, max_change_share=Decimal("0.1")).refusal is None
+        assert run(max_change_share=Decimal("0.1")).counts["renewed_free"] == 120
 
     def test_counts_overwritten_mirrors_and_not_filled_ones(self) -> None:
         with db.platform_session() as session:

@@ -10,20 +10,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-
-class Severity(enum.StrEnum):
-    """How bad a finding is; `rank` orders them."""
-
-    INFO = "info"
-    LOW = "low"
-    MEDIUM = "medium"
-    HIGH = "high"
-    CRITICAL = "critical"
-
-    @property
-    def rank(self) -> int:
-        """This property will be 0 for the mildest."""
-        return list(Severity).index(self)
+from worker.models.vocabulary import Severity
 
 
 class Outcome(enum.StrEnum):

@@ -20,8 +20,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
 
 from worker.audits import findings, pool_checks, rls
-from worker.audits.findings import AuditReport, CheckResult, Finding, Severity
+from worker.audits.findings import AuditReport, CheckResult, Finding
 from worker.audits.pool_checks import DEFAULT_THRESHOLDS, Fleet, ProcessPool, Thresholds
+from worker.models.vocabulary import Severity
 
 __all__ = ["CHECK_IDS", "DEFAULT_THRESHOLDS", "Fleet", "FreshSession", "ProcessPool", "Thresholds", "audit"]
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from worker.audits.findings import CheckResult, Finding, Severity, answer, inconclusive, skipped
+from worker.audits.findings import CheckResult, Finding, answer, inconclusive, skipped
+from worker.models.vocabulary import Severity
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ from typing import Final
 
 from psycopg import sql
 
-from worker.audits.findings import Finding, Severity
+from worker.audits.findings import Finding
 from worker.audits.rls_catalog import Table
 from worker.audits.rls_policies import VERBS, clause_of
 from worker.audits.rls_scope import Scope
 from worker.audits.rls_truth import applicable
+from worker.models.vocabulary import Severity
 
 Check = Callable[[Scope], Iterator[Finding]]
 

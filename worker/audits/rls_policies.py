@@ -9,9 +9,10 @@ from typing import Final
 from psycopg import sql
 
 from worker.audits import rls_scope
-from worker.audits.findings import Finding, Severity
+from worker.audits.findings import Finding
 from worker.audits.rls_catalog import Policy, Table
 from worker.audits.rls_truth import Clause, Context, Owner, Scene, Truth, applicable
+from worker.models.vocabulary import Severity
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ from typing import Final
 
 from psycopg import sql
 
-from worker.audits.findings import Finding, Severity
+from worker.audits.findings import Finding
 from worker.audits.rls_catalog import Table, View
 from worker.audits.rls_scope import Scope
 from worker.models import policies as declared_policies
+from worker.models.vocabulary import Severity
 
 Check = Callable[[Scope], Iterator[Finding]]
 

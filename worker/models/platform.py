@@ -21,25 +21,27 @@ from worker.models.types import (
     ZERO,
     Amount,
     AwareDateTime,
-    CostSource,
-    EventStatus,
-    FindingState,
     Id,
     Instant,
     JsonObject,
     JsonObjectOrEmpty,
     Money,
-    PlanInterval,
     Ref,
-    Severity,
     Small,
     Stamp,
-    SubscriptionStatus,
     Tally,
     Words,
     json_object,
     not_negative,
     one_of,
+)
+from worker.models.vocabulary import (
+    CostSource,
+    EventStatus,
+    FindingState,
+    PlanInterval,
+    Severity,
+    SubscriptionStatus,
 )
 
 

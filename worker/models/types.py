@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
-import enum
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
@@ -44,60 +43,6 @@ class AwareDateTime(TypeDecorator[dt.datetime]):
 
     def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
         return None if value is None else value.astimezone(dt.UTC)
-
-
-class SubscriptionStatus(enum.StrEnum):
-    """Stripe's words."""
-
-    INCOMPLETE = "incomplete"
-    INCOMPLETE_EXPIRED = "incomplete_expired"
-    TRIALING = "trialing"
-    ACTIVE = "active"
-    PAST_DUE = "past_due"
-    UNPAID = "unpaid"
-    CANCELED = "canceled"
-    PAUSED = "paused"
-
-
-class PlanInterval(enum.StrEnum):
-    """How often a plan is paid."""
-
-    DAY = "day"
-    WEEK = "week"
-    MONTH = "month"
-    YEAR = "year"
-
-
-class CostSource(enum.StrEnum):
-    """Where cost_usd of a usage row came from."""
-
-    REPORTED = "reported"
-    COMPUTED = "computed"
-    UNPRICED = "unpriced"
-
-
-class EventStatus(enum.StrEnum):
-    """How the metered call ended."""
-
-    OK = "ok"
-    ERROR = "error"
-
-
-class Severity(enum.StrEnum):
-    """How bad a finding is, from least to worst."""
-
-    INFO = "info"
-    LOW = "low"
-    MEDIUM = "medium"
-    HIGH = "high"
-    CRITICAL = "critical"
-
-
-class FindingState(enum.StrEnum):
-    """Whether the run before knew the finding already."""
-
-    NEW = "new"
-    STANDING = "standing"
 
 
 def one_of(column: str, words: Iterable[str], *, name: str | None = None) -> CheckConstraint:

@@ -74,7 +74,8 @@ def reconcile(
 
     Running it again changes nothing more, but for what a run leaves to the next one on purpose (see
     `rules.decide`). A run that would change more than `max_change_share` of the subscriptions, or overwrite
-    more than that share of the mirrors, raises BlastRadiusExceeded and has written nothing. A dry run writes
+    more than that share of the mirrors, raises BlastRadiusExceeded and has written nothing; free plans that
+    renew themselves and empty mirrors that are filled take nothing away and do not count. A dry run writes
     and locks nothing and names such a refusal in its result.
     """
     result = reconciling.Reconciliation(run_id=run_id, now=now, dry_run=dry_run)
@@ -83,20 +84,22 @@ def reconcile(
 
     subscriptions = reconciling.Allowance("user_subscriptions", live_count, max_change_share)
     decided: list[_Decided] = []
+    counted = 0
     for one in _decisions(session, result, catalogue, now=now, batch_size=batch_size, lock=not dry_run):
         decided.append(one)
+        # Everybody's free plan may renew at the same moment, or after a long sleep: that is no runaway.
+        counted += any(move.reason is not rules.Reason.RENEWED_FREE for move in one.moves)
         if not dry_run:
             # Refused at the first row too many: a runaway does not even fill the memory.
-            _refuse(subscriptions.refusal_of(len(decided)))
+            _refuse(subscriptions.refusal_of(counted))
 
     moved = {one.after.id: one.after.status.value for one in decided}
     mirrors = queries.drifted_mirrors(session, moved=moved)
     followers = {one.after.user_id for one in decided}
-    # To fill an empty mirror takes nothing away, so it does not count against the allowance.
     overwritten_count = sum(m.before is not None and m.user_id not in followers for m in mirrors)
     overwritten = reconciling.Allowance("users", user_count, max_change_share).refusal_of(overwritten_count)
     if dry_run:
-        result.refusal = subscriptions.refusal_of(len(decided)) or overwritten
+        result.refusal = subscriptions.refusal_of(counted) or overwritten
     else:
         _refuse(overwritten)
         _store(session, decided, now=now, batch_size=batch_size)

@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from worker.models.vocabulary import SubscriptionStatus
 from worker.subscriptions import rules
 
 _PLANS = text("SELECT id, name, price_cents, interval, active, features FROM subscription_plans")
@@ -172,7 +173,7 @@ def due_subscriptions(
         _DUE_LOCKED if lock else _DUE_UNLOCKED,
         {"now": now, "after": after, "batch_size": batch_size, "ours": ours, "worker": rules.WORKER},
     ).mappings()
-    return [rules.Subscription(**{**row, "status": rules.Status(row["status"])}) for row in rows]
+    return [rules.Subscription(**{**row, "status": SubscriptionStatus(row["status"])}) for row in rows]
 
 
 def sizes(session: Session) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from worker.errors import PermanentError
+from worker.models.vocabulary import SubscriptionStatus
 from worker.subscriptions import periods
 
 WORKER: Final = "worker"
@@ -21,19 +22,6 @@ DEFAULT_AFTER_TRIAL: Final = "pause"
 DOWNGRADE: Final = "downgrade:"
 MAX_MOVES: Final = 240
 """How many moves one subscription makes in one run; what is left over follows in the next run."""
-
-
-class Status(enum.StrEnum):
-    """The eight states of a subscription, in Stripe's words."""
-
-    INCOMPLETE = "incomplete"
-    INCOMPLETE_EXPIRED = "incomplete_expired"
-    TRIALING = "trialing"
-    ACTIVE = "active"
-    PAST_DUE = "past_due"
-    UNPAID = "unpaid"
-    CANCELED = "canceled"
-    PAUSED = "paused"
 
 
 class Reason(enum.StrEnum):
@@ -105,7 +93,7 @@ class Subscription:
     id: UUID
     user_id: UUID
     plan_id: UUID
-    status: Status
+    status: SubscriptionStatus
     current_period_start: datetime
     current_period_end: datetime
     anchor_day: int
@@ -176,7 +164,11 @@ class _Event(enum.IntEnum):
 
 def _moments(subscription: Subscription, plan: Plan) -> list[tuple[datetime, _Event]]:
     moments: list[tuple[datetime, _Event]] = []
-    if subscription.status not in (Status.ACTIVE, Status.PAST_DUE, Status.TRIALING):
+    if subscription.status not in (
+        SubscriptionStatus.ACTIVE,
+        SubscriptionStatus.PAST_DUE,
+        SubscriptionStatus.TRIALING,
+    ):
         return moments
     period_end = subscription.current_period_end
     moments.append((period_end, _Event.BOUNDARY))
@@ -184,11 +176,11 @@ def _moments(subscription: Subscription, plan: Plan) -> list[tuple[datetime, _Ev
         moments.append((period_end, _Event.PENDING_PLAN))
     if subscription.cancel_at_period_end:
         moments.append((period_end, _Event.SCHEDULED_CANCEL))
-    if subscription.status is Status.PAST_DUE:
+    if subscription.status is SubscriptionStatus.PAST_DUE:
         if subscription.past_due_at is None:
             raise IllegalMove("the subscription is past_due, but past_due_at is empty: since when?")
         moments.append((subscription.past_due_at + plan.grace, _Event.GRACE_END))
-    if subscription.status is Status.TRIALING:
+    if subscription.status is SubscriptionStatus.TRIALING:
         if subscription.trial_end is None:
             raise IllegalMove("the subscription is trialing, but trial_end is empty: until when?")
         moments.append((subscription.trial_end, _Event.TRIAL_END))
@@ -233,14 +225,14 @@ def _boundary(subscription: Subscription, plan: Plan, moment: datetime, now: dat
             interval=plan.interval,
         ),
     }
-    if subscription.status is Status.PAST_DUE:
+    if subscription.status is SubscriptionStatus.PAST_DUE:
         # The first missed boundary stays the one that the grace is counted from.
         return _move(subscription, plan, Reason.STILL_UNPAID, moment, now, after)
     if plan.free:
         return _move(subscription, plan, Reason.RENEWED_FREE, moment, now, after)
-    if subscription.status is Status.TRIALING:
+    if subscription.status is SubscriptionStatus.TRIALING:
         raise IllegalMove("the period of a paid plan ends before its trial: correct one of them")
-    after |= {"status": Status.PAST_DUE, "past_due_at": moment}
+    after |= {"status": SubscriptionStatus.PAST_DUE, "past_due_at": moment}
     return _move(subscription, plan, Reason.PAYMENT_MISSED, moment, now, after)
 
 
@@ -252,12 +244,19 @@ def _after_grace(
             subscription, plan, Reason.GRACE_OVER_CANCELED, moment, now, _ended(subscription, moment)
         )
     if plan.after_grace == "unpaid":
-        return _move(subscription, plan, Reason.GRACE_OVER_UNPAID, moment, now, {"status": Status.UNPAID})
+        return _move(
+            subscription, plan, Reason.GRACE_OVER_UNPAID, moment, now, {"status": SubscriptionStatus.UNPAID}
+        )
     name = plan.after_grace.removeprefix(DOWNGRADE)
     target = next((known for known in plans.values() if known.name == name), None)
     if target is None or not target.active or not target.free:
         raise IllegalMove(f"plan {plan.name!r} downgrades to {name!r}, which is not an active free plan")
-    after = {"status": Status.ACTIVE, "plan_id": target.id, "past_due_at": None, "pending_plan_id": None}
+    after = {
+        "status": SubscriptionStatus.ACTIVE,
+        "plan_id": target.id,
+        "past_due_at": None,
+        "pending_plan_id": None,
+    }
     return _move(subscription, plan, Reason.GRACE_OVER_DOWNGRADED, moment, now, after)
 
 
@@ -282,17 +281,21 @@ def _pending_plan(
 
 def _after_trial(subscription: Subscription, plan: Plan, moment: datetime, now: datetime) -> Move:
     if plan.free:
-        return _move(subscription, plan, Reason.TRIAL_ENDED_FREE, moment, now, {"status": Status.ACTIVE})
+        return _move(
+            subscription, plan, Reason.TRIAL_ENDED_FREE, moment, now, {"status": SubscriptionStatus.ACTIVE}
+        )
     # A payment would have made the subscription active before: here nobody has left a way to pay.
     if plan.after_trial == "pause":
-        return _move(subscription, plan, Reason.TRIAL_ENDED_PAUSED, moment, now, {"status": Status.PAUSED})
+        return _move(
+            subscription, plan, Reason.TRIAL_ENDED_PAUSED, moment, now, {"status": SubscriptionStatus.PAUSED}
+        )
     return _move(subscription, plan, Reason.TRIAL_ENDED_CANCELED, moment, now, _ended(subscription, moment))
 
 
 def _ended(subscription: Subscription, moment: datetime) -> dict[str, Any]:
     # Who canceled in advance did so earlier than the subscription ended.
     return {
-        "status": Status.CANCELED,
+        "status": SubscriptionStatus.CANCELED,
         "canceled_at": subscription.canceled_at or moment,
         "ended_at": moment,
         "pending_plan_id": None,

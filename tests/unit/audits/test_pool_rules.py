@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 
 from worker.audits import pool_checks
-from worker.audits.findings import CheckResult, Outcome, Severity
+from worker.audits.findings import CheckResult, Outcome
 from worker.audits.pool_checks import DEFAULT_THRESHOLDS, Fleet, Pooler, ProcessPool, Server, Session
+from worker.models.vocabulary import Severity
 
 SERVER = Server(
     max_connections=100,

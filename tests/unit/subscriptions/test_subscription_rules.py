@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.models import types
+from worker.models.vocabulary import PlanInterval, SubscriptionStatus
 from worker.subscriptions import periods, queries, rules
-from worker.subscriptions.rules import Plan, Reason, Status, Subscription
+from worker.subscriptions.rules import Plan, Reason, Subscription
 
 FREE = Plan(id=UUID(int=1), name="Free", price_cents=0)
 PRO = Plan(id=UUID(int=2), name="Pro", price_cents=4900, features={"grace_days": 7})
@@ -34,7 +34,7 @@ def subscription(**values: Any) -> Subscription:
         "id": uuid4(),
         "user_id": uuid4(),
         "plan_id": PRO.id,
-        "status": Status.ACTIVE,
+        "status": SubscriptionStatus.ACTIVE,
         "current_period_start": at("2026-01-15"),
         "current_period_end": at("2026-02-15"),
         "anchor_day": 15,
@@ -55,9 +55,8 @@ def decide(
 
 class TestWords:
     def test_of_the_rules_are_those_of_the_tables(self) -> None:
-        assert [status.value for status in Status] == [status.value for status in types.SubscriptionStatus]
-        assert set(queries.MIRROR_PRECEDENCE) == {status.value for status in Status}
-        assert {interval.value for interval in types.PlanInterval} == {*periods.MONTHS, *periods.DAYS}
+        assert set(queries.MIRROR_PRECEDENCE) == {status.value for status in SubscriptionStatus}
+        assert {interval.value for interval in PlanInterval} == {*periods.MONTHS, *periods.DAYS}
 
 
 class TestFreePlan:
@@ -82,7 +81,7 @@ class TestPaidPlan:
     def test_is_past_due_from_the_boundary_that_nobody_paid(self) -> None:
         reasons, after = decide(subscription(), "2026-02-16")
         assert reasons == [Reason.PAYMENT_MISSED]
-        assert after.status is Status.PAST_DUE
+        assert after.status is SubscriptionStatus.PAST_DUE
         assert after.past_due_at == at("2026-02-15")
         assert after.current_period_end == at("2026-03-15")
 
@@ -91,7 +90,7 @@ class TestPaidPlan:
         assert marked == [Reason.PAYMENT_MISSED]
         ended, gone = decide(after, "2026-06-01")
         assert ended == [Reason.GRACE_OVER_CANCELED]
-        assert gone.status is Status.CANCELED
+        assert gone.status is SubscriptionStatus.CANCELED
         assert gone.ended_at == gone.canceled_at == at("2026-02-22")
 
     def test_is_ended_at_once_without_any_grace(self) -> None:
@@ -117,21 +116,21 @@ class TestPaidPlan:
     @pytest.mark.parametrize(
         ("after_grace", "reason", "status", "plan_id"),
         [
-            ("cancel", Reason.GRACE_OVER_CANCELED, Status.CANCELED, PRO.id),
-            ("unpaid", Reason.GRACE_OVER_UNPAID, Status.UNPAID, PRO.id),
-            ("downgrade:Free", Reason.GRACE_OVER_DOWNGRADED, Status.ACTIVE, FREE.id),
+            ("cancel", Reason.GRACE_OVER_CANCELED, SubscriptionStatus.CANCELED, PRO.id),
+            ("unpaid", Reason.GRACE_OVER_UNPAID, SubscriptionStatus.UNPAID, PRO.id),
+            ("downgrade:Free", Reason.GRACE_OVER_DOWNGRADED, SubscriptionStatus.ACTIVE, FREE.id),
         ],
     )
     def test_ends_as_its_plan_says(
-        self, after_grace: str, reason: Reason, status: Status, plan_id: UUID
+        self, after_grace: str, reason: Reason, status: SubscriptionStatus, plan_id: UUID
     ) -> None:
-        past_due = subscription(status=Status.PAST_DUE, past_due_at=at("2026-01-15"))
+        past_due = subscription(status=SubscriptionStatus.PAST_DUE, past_due_at=at("2026-01-15"))
         reasons, after = decide(past_due, "2026-01-22", plan=plan(grace_days=7, after_grace=after_grace))
         assert (reasons, after.status, after.plan_id) == ([reason], status, plan_id)
 
     @pytest.mark.parametrize("name", ["Old", "Pro", "Nowhere"])
     def test_is_not_downgraded_to_a_retired_paid_or_unknown_plan(self, name: str) -> None:
-        past_due = subscription(status=Status.PAST_DUE, past_due_at=at("2026-01-15"))
+        past_due = subscription(status=SubscriptionStatus.PAST_DUE, past_due_at=at("2026-01-15"))
         with pytest.raises(rules.IllegalMove, match="not an active free plan"):
             decide(past_due, "2026-01-30", plan=plan(after_grace=f"downgrade:{name}"))
 
@@ -146,7 +145,7 @@ class TestPaidPlan:
         ],
     )
     def test_refuses_settings_that_mean_nothing(self, features: dict[str, Any]) -> None:
-        past_due = subscription(status=Status.PAST_DUE, past_due_at=at("2026-01-15"))
+        past_due = subscription(status=SubscriptionStatus.PAST_DUE, past_due_at=at("2026-01-15"))
         with pytest.raises(rules.IllegalMove):
             decide(past_due, "2026-03-01", plan=plan(**features))
 
@@ -158,7 +157,7 @@ class TestScheduledCancel:
         assert decide(leaving, "2026-02-14", plan=plan)[0] == []
         reasons, after = decide(leaving, "2026-05-01", plan=plan)
         assert reasons == [Reason.CANCELED_AT_PERIOD_END]
-        assert (after.status, after.ended_at) == (Status.CANCELED, at("2026-02-15"))
+        assert (after.status, after.ended_at) == (SubscriptionStatus.CANCELED, at("2026-02-15"))
         assert after.canceled_at == at("2026-01-20")
 
     def test_comes_before_a_pending_plan(self) -> None:
@@ -182,13 +181,13 @@ class TestPendingPlan:
 
 
 class TestTrial:
-    trial_values: dict[str, Any] = {"status": Status.TRIALING, "trial_end": at("2026-02-15")}  # noqa: RUF012 read only
+    trial_values: dict[str, Any] = {"status": SubscriptionStatus.TRIALING, "trial_end": at("2026-02-15")}  # noqa: RUF012 read only
 
     def test_pauses_where_nobody_left_a_way_to_pay(self) -> None:
         trial = subscription(**self.trial_values)
         assert decide(trial, "2026-02-14T23:59:59")[0] == []
         reasons, after = decide(trial, "2026-02-15")
-        assert (reasons, after.status) == ([Reason.TRIAL_ENDED_PAUSED], Status.PAUSED)
+        assert (reasons, after.status) == ([Reason.TRIAL_ENDED_PAUSED], SubscriptionStatus.PAUSED)
         assert decide(after, "2027-01-01")[0] == []
 
     def test_is_canceled_where_the_plan_says_so(self) -> None:
@@ -200,7 +199,10 @@ class TestTrial:
     def test_of_a_free_plan_goes_on_as_active(self) -> None:
         trial = subscription(plan_id=FREE.id, **self.trial_values)
         reasons, after = decide(trial, "2026-02-15", plan=FREE)
-        assert (reasons, after.status) == ([Reason.TRIAL_ENDED_FREE, Reason.RENEWED_FREE], Status.ACTIVE)
+        assert (reasons, after.status) == (
+            [Reason.TRIAL_ENDED_FREE, Reason.RENEWED_FREE],
+            SubscriptionStatus.ACTIVE,
+        )
 
     def test_that_is_to_be_canceled_ends_with_the_trial(self) -> None:
         trial = subscription(
@@ -214,9 +216,9 @@ class TestUnsettled:
     @pytest.mark.parametrize(
         "values",
         [
-            {"status": Status.TRIALING},
-            {"status": Status.PAST_DUE},
-            {"status": Status.TRIALING, "trial_end": at("2026-12-01")},
+            {"status": SubscriptionStatus.TRIALING},
+            {"status": SubscriptionStatus.PAST_DUE},
+            {"status": SubscriptionStatus.TRIALING, "trial_end": at("2026-12-01")},
             {"plan_id": UUID(int=99)},
             {"plan_id": FREE.id, "timezone": "Mars/Olympus"},
         ],
@@ -227,9 +229,15 @@ class TestUnsettled:
 
     @pytest.mark.parametrize(
         "status",
-        [Status.INCOMPLETE, Status.INCOMPLETE_EXPIRED, Status.UNPAID, Status.CANCELED, Status.PAUSED],
+        [
+            SubscriptionStatus.INCOMPLETE,
+            SubscriptionStatus.INCOMPLETE_EXPIRED,
+            SubscriptionStatus.UNPAID,
+            SubscriptionStatus.CANCELED,
+            SubscriptionStatus.PAUSED,
+        ],
     )
-    def test_states_that_only_somebody_else_leaves_stay(self, status: Status) -> None:
+    def test_states_that_only_somebody_else_leaves_stay(self, status: SubscriptionStatus) -> None:
         assert decide(subscription(status=status), "2027-01-01")[0] == []
 
 
@@ -243,7 +251,7 @@ class TestProvider:
 class TestDecide:
     @settings(max_examples=200, deadline=None)
     @given(
-        status=st.sampled_from([Status.ACTIVE, Status.PAST_DUE]),
+        status=st.sampled_from([SubscriptionStatus.ACTIVE, SubscriptionStatus.PAST_DUE]),
         free=st.booleans(),
         cancel=st.booleans(),
         pending=st.sampled_from([None, FREE.id, PRO.id, RETIRED.id]),
@@ -251,7 +259,13 @@ class TestDecide:
         elapsed=st.integers(-40, 400),
     )
     def test_is_settled_after_two_runs_whatever_comes(
-        self, status: Status, free: bool, cancel: bool, pending: UUID | None, grace: int, elapsed: int
+        self,
+        status: SubscriptionStatus,
+        free: bool,
+        cancel: bool,
+        pending: UUID | None,
+        grace: int,
+        elapsed: int,
     ) -> None:
         paid = plan(grace_days=grace)
         start = subscription(
@@ -259,7 +273,7 @@ class TestDecide:
             plan_id=FREE.id if free else PRO.id,
             cancel_at_period_end=cancel,
             pending_plan_id=pending,
-            past_due_at=at("2026-01-20") if status is Status.PAST_DUE else None,
+            past_due_at=at("2026-01-20") if status is SubscriptionStatus.PAST_DUE else None,
         )
         now = start.current_period_end + timedelta(days=elapsed)
         catalogue = {known.id: known for known in (FREE, paid, RETIRED)}

@@ -8,13 +8,14 @@ import click
 
 from worker import db
 from worker.audits import findings, rls
-from worker.audits.findings import AuditReport, Outcome, Severity
+from worker.audits.findings import AuditReport, Outcome
 from worker.database_url import Database, DatabaseURL, PoolMode
 from worker.entrypoints import _exits, auditing
 from worker.entrypoints._clock import utcnow
 from worker.entrypoints.cli import _output
 from worker.entrypoints.cli._options import settings
 from worker.models import policies
+from worker.models.vocabulary import Severity
 from worker.settings import DatabaseSettings, DatabaseTarget
 
 DATABASES = {
