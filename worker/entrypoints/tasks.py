@@ -15,11 +15,14 @@ from celery import Task, shared_task
 
 from worker import db
 from worker.entrypoints import _process, auditing, draining, rings, schedule, windows
+from worker.errors import TransientError
 from worker.subscriptions import operations as subscriptions
 
+# A server in trouble is no bug: the task fails without a traceback, and its next message tries again.
+_PASSING = (TransientError,)
 # The stream's pending list is the drain's retry queue: its message is acknowledged on arrival and never comes
 # back.
-_DOORBELL = {"acks_late": False, "reject_on_worker_lost": False, "max_retries": 0}
+_DOORBELL = {"acks_late": False, "reject_on_worker_lost": False, "max_retries": 0, "throws": _PASSING}
 
 
 @shared_task(name="ingest.drain", bind=True, **_DOORBELL)
@@ -38,14 +41,14 @@ def ring(task: Task, **_strangers: Any) -> None:
         rings.ring_shard(task.app, shard)
 
 
-@shared_task(name="ingest.replay_waiting", bind=True, send_events=False)
+@shared_task(name="ingest.replay_waiting", bind=True, send_events=False, throws=_PASSING)
 def replay_waiting(task: Task, **_strangers: Any) -> dict[str, object]:
     """Replay dead letters whose user or target has appeared since."""
     settings = _process.settings()
     return _once(task, lambda now: draining.replay_waiting(settings, now=now))
 
 
-@shared_task(name="subscriptions.reconcile", bind=True)
+@shared_task(name="subscriptions.reconcile", bind=True, throws=_PASSING)
 def reconcile(task: Task, **_strangers: Any) -> dict[str, object]:
     """Move every subscription that is due; the result counts the changes by kind."""
     share = _process.settings().usage_reconcile_max_change_share
@@ -58,13 +61,13 @@ def reconcile(task: Task, **_strangers: Any) -> dict[str, object]:
     return _once(task, run)
 
 
-@shared_task(name="audits.rls", bind=True)
+@shared_task(name="audits.rls", bind=True, throws=_PASSING)
 def audit_rls(task: Task, **_strangers: Any) -> dict[str, object]:
     """Audit row-level security of both databases; the result counts checks and findings."""
     return _once(task, lambda now: auditing.record(auditing.audit_rls(), now=now))
 
 
-@shared_task(name="audits.pool", bind=True)
+@shared_task(name="audits.pool", bind=True, throws=_PASSING)
 def audit_pool(task: Task, **_strangers: Any) -> dict[str, object]:
     """Audit the connections of both databases; the result counts checks and findings."""
     settings = _process.settings()
