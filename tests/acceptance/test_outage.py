@@ -107,4 +107,5 @@ class TestOutage:
             )
             assert database.execute("SELECT count(*) FROM usage_dead_letters").fetchone() == (0,)
         assert worker.running
+        assert '"event": "backing off"' in worker.log()
         assert "Traceback" not in worker.log()

@@ -1,7 +1,8 @@
 """A relay in front of PostgreSQL: another port of the same server, and TLS if it is given a certificate."""
 
-import asyncio
 import contextlib
+import select
+import socket
 import ssl
 import struct
 import threading
@@ -9,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+_CHUNK = 65536
 
 
 class Relay:
@@ -17,55 +19,49 @@ class Relay:
     def __init__(self, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         self._target = port
         self._tls = tls
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._ready = threading.Event()
-        self._writers: list[asyncio.StreamWriter] = []
-        self._thread = threading.Thread(
-            target=self._loop.run_until_complete, args=(self._run(),), daemon=True
-        )
-        self.port = 0
+        self._stop = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self.port: int = self._listener.getsockname()[1]
         self.encrypted = 0
 
-    async def _run(self) -> None:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        self._ready.set()
-        await self._stop.wait()
-        server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-        # The connections' tasks see that and end; then the loop has nothing left that could be lost.
-        rest = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.wait(rest, timeout=5) if rest else None
-        await asyncio.sleep(0.01)
+    def _accept(self) -> None:
+        while not self._stop.is_set():
+            if select.select([self._listener], [], [], 0.1)[0]:
+                client, _ = self._listener.accept()
+                thread = threading.Thread(target=self._serve, args=(client,), daemon=True)
+                self._threads.append(thread)
+                thread.start()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.append(writer)
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            first = await reader.readexactly(8)
+    def _serve(self, client: socket.socket) -> None:
+        """One thread for one connection, both ways: an SSL socket must not be used by two at once."""
+        # A client that goes away, or refuses the certificate, ends its connection and nothing else.
+        with contextlib.ExitStack() as opened, contextlib.suppress(OSError):
+            opened.enter_context(client)
+            client.settimeout(10)
+            first = client.recv(8, socket.MSG_WAITALL)
             if first == SSL_REQUEST and self._tls is not None:
-                writer.write(b"S")
-                await writer.start_tls(self._tls)
+                client.sendall(b"S")
+                client = opened.enter_context(self._tls.wrap_socket(client, server_side=True))
                 self.encrypted += 1
                 first = b""
-            server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target)
-            self._writers.append(server_writer)
-            server_writer.write(first)
-            await asyncio.gather(self._pump(reader, server_writer), self._pump(server_reader, writer))
-        writer.transport.abort()
+            server = opened.enter_context(socket.create_connection(("127.0.0.1", self._target)))
+            server.sendall(first)
+            self._forward(client, server)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        while not self._stop.is_set():
+            # What TLS has decrypted already is in no socket's buffer any more.
+            waiting = isinstance(client, ssl.SSLSocket) and client.pending() > 0
+            ready = [client] if waiting else select.select([client, server], [], [], 0.1)[0]
+            for source in ready:
+                data = source.recv(_CHUNK)
+                if not data:
+                    return
+                (server if source is client else client).sendall(data)
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        if not self._ready.wait(20):
-            raise TimeoutError("the relay did not start")
+        self._threads[0].start()
         return self
 
     def __exit__(
@@ -74,6 +70,7 @@ class Relay:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
-        self._loop.close()
+        self._stop.set()
+        for thread in list(self._threads):
+            thread.join(20)
+        self._listener.close()
