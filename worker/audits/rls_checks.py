@@ -10,7 +10,7 @@ from psycopg import sql
 from worker.audits.findings import Finding
 from worker.audits.rls_catalog import Table
 from worker.audits.rls_policies import VERBS, clause_of
-from worker.audits.rls_scope import Scope
+from worker.audits.rls_scope import Scope, finding
 from worker.audits.rls_truth import applicable
 from worker.models.vocabulary import Severity
 
@@ -23,7 +23,7 @@ MANY_ROWS: Final = 10_000
 def expected_table_missing(scope: Scope) -> Iterator[Finding]:
     """A table that was named, or is ours, is not there: the audit may be looking at the wrong database."""
     for name in scope.missing_tables:
-        yield _finding(
+        yield finding(
             scope,
             "expected_table_missing",
             Severity.HIGH,
@@ -271,17 +271,4 @@ def _role(scope: Scope) -> str:
 
 
 def _on(scope: Scope, name: str, severity: Severity, table: Table, message: str, remediation: str) -> Finding:
-    return _finding(scope, name, severity, table.label, message, remediation.format(table.identifier))
-
-
-def _finding(
-    scope: Scope, name: str, severity: Severity, label: str, message: str, remediation: str
-) -> Finding:
-    return Finding(
-        check_id=f"rls.{name}",
-        severity=severity,
-        database=scope.database,
-        object=label,
-        message=message,
-        remediation=remediation,
-    )
+    return finding(scope, name, severity, table.label, message, remediation.format(table.identifier))

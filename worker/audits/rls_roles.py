@@ -10,7 +10,7 @@ from psycopg import sql
 
 from worker.audits.findings import Finding
 from worker.audits.rls_catalog import Table, View
-from worker.audits.rls_scope import Scope
+from worker.audits.rls_scope import Scope, finding
 from worker.models import policies as declared_policies
 from worker.models.vocabulary import Severity
 
@@ -58,7 +58,7 @@ def set_role_escape(scope: Scope) -> Iterator[Finding]:
                 "a superuser" if other.superuser else "above policies" if other.bypassrls else "a table owner"
             )
             name = sql.Identifier(other.name).as_string(None)
-            yield _finding(
+            yield finding(
                 scope,
                 "set_role_escape",
                 Severity.HIGH,
@@ -73,7 +73,7 @@ def default_setting(scope: Scope) -> Iterator[Finding]:
     for role, name in scope.catalog.default_settings:
         if name in (scope.setting, "row_security"):
             severity = Severity.CRITICAL if name == scope.setting else Severity.HIGH
-            yield _finding(
+            yield finding(
                 scope,
                 "default_setting",
                 severity,
@@ -143,7 +143,7 @@ def _around(scope: Scope, name: str, *, materialized: bool) -> Iterator[Finding]
             label = sql.Identifier(view.schema, view.name).as_string(None)
             role = sql.Identifier(scope.catalog.role.name).as_string(None)
             invoker = f"ALTER VIEW {label} SET (security_invoker = true);"
-            yield _finding(
+            yield finding(
                 scope,
                 name,
                 Severity.HIGH if materialized else Severity.CRITICAL,
@@ -188,7 +188,7 @@ def _policy_drift(scope: Scope, table: Table, entry: declared_policies.TableSecu
             continue
         else:
             problem = "differs from what is declared"
-        yield _finding(
+        yield finding(
             scope,
             "drift",
             Severity.HIGH,
@@ -218,7 +218,7 @@ def _grant_drift(scope: Scope, table: Table, entry: declared_policies.TableSecur
         texts += [f"lacks {', '.join(lost)}"] if lost else []
         # A role of the operator's own is under the policies like any other: worth a look, no alarm.
         severity = Severity.MEDIUM if not extra else Severity.HIGH if inside else Severity.LOW
-        yield _finding(
+        yield finding(
             scope,
             "drift",
             severity,
@@ -235,17 +235,4 @@ def _quoted(role: str) -> str:
 def _on_role(scope: Scope, name: str, severity: Severity, message: str, attribute: str) -> Finding:
     role = scope.catalog.role.name
     remediation = f"ALTER ROLE {sql.Identifier(role).as_string(None)} {attribute};"
-    return _finding(scope, name, severity, role, message, remediation)
-
-
-def _finding(
-    scope: Scope, name: str, severity: Severity, label: str, message: str, remediation: str
-) -> Finding:
-    return Finding(
-        check_id=f"rls.{name}",
-        severity=severity,
-        database=scope.database,
-        object=label,
-        message=message,
-        remediation=remediation,
-    )
+    return finding(scope, name, severity, role, message, remediation)

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from worker.audits.findings import Finding
 from worker.audits.rls_catalog import Catalog, Policy, Table
 from worker.database_url import Database
 from worker.models import policies
+from worker.models.vocabulary import Severity
 
 _SETTING_READ = re.compile(r"current_setting\(\s*'([^']+)'", re.IGNORECASE)
 
@@ -156,3 +158,17 @@ def _add_children(catalog: Catalog, columns: dict[int, str | None], *, exempt: s
             ):
                 columns[table.oid] = None
                 found = True
+
+
+def finding(
+    scope: Scope, name: str, severity: Severity, label: str, message: str, remediation: str
+) -> Finding:
+    """This function will make a finding of this audit; `name` is the check's, without its area."""
+    return Finding(
+        check_id=f"rls.{name}",
+        severity=severity,
+        database=scope.database,
+        object=label,
+        message=message,
+        remediation=remediation,
+    )
