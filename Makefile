@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format bench lock clean
+.PHONY: help install run test lint format bench chaos lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ format: install ## Rewrite the sources the way lint wants them
 
 bench: install ## Measure; ARGS names a benchmark (none: list them)
 	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+chaos: install ## Kill, cut and fill everything while events flow, then check the books; ARGS="--events 1000000 --seed 7"
+	@exec $(BIN)/python -m tests.chaos $(ARGS)
 
 lock: install ## Resolve pyproject.toml again into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --output-file requirements.lock

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal, Required, Self, TypedDict, Unpack
+from typing import Any, Literal, NamedTuple, Required, Self, TypedDict, Unpack
 from uuid import UUID
 
 from redis import exceptions as redis_errors
@@ -13,12 +13,13 @@ from redis import exceptions as redis_errors
 from producers import _fields as rules
 from producers._config import EmitterConfig, InvalidConfiguration, redacted
 from producers._events import InvalidEvent, UsageEvent, build
-from producers._ids import keyed_event_id, new_event_id, utcnow, void_event_id
-from producers._stream import correction_key, encode, pack, shard_of, stream_key
+from producers._fast import Encoded, encoded, written
+from producers._ids import keyed_event_id, new_event_id, now_ns, utcnow, void_event_id
+from producers._stream import correction_key, pack, shard_of, stream_key
 from producers._transport import Request, Transport
 from producers._transport import pack as pack_command
 
-_FSYNC_WAIT_MS = b"1500"
+_WAIT_FOR_FSYNC = pack_command(b"WAITAOF", b"1", b"0", b"1500")
 # What goes out before replies are read: enough for one round trip, little enough for any server's buffers.
 _MAX_BYTES_IN_FLIGHT = 4 * 1024 * 1024
 
@@ -63,25 +64,44 @@ class StreamUnavailable(Exception):
         self.events = tuple(events)
 
 
+class _Target(NamedTuple):
+    """A stream, and what stands before the data of every XADD to it."""
+
+    key: str
+    prefix: bytes
+
+    @classmethod
+    def of(cls, key: str) -> Self:
+        name = key.encode()
+        return cls(key, b"*5\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$1\r\n*\r\n$4\r\ndata\r\n" % (len(name), name))
+
+
 class Batch:
     """Collects events until its `with` block ends; then they are sent together."""
 
     def __init__(self) -> None:
-        self.events: list[UsageEvent] = []
+        self._collected: list[Encoded] = []
 
     def emit(self, **usage: Unpack[Usage]) -> UUID:
         """This function will add an event, with the arguments of `Emitter.emit`, and return its id."""
-        return self.add(event_of(usage))
+        made = written(now_ns(), **usage) or encoded(event_of(usage))
+        self._collected.append(made)
+        return made.event_id
 
     def add(self, event: UsageEvent) -> UUID:
         """This function will add an event that was made before and return its id."""
-        self.events.append(event)
+        self._collected.append(encoded(event))
         return event.event_id
+
+    @property
+    def events(self) -> list[UsageEvent]:
+        """The events, in the order of the calls."""
+        return [made.event for made in self._collected]
 
     @property
     def event_ids(self) -> list[UUID]:
         """The ids of the events, in the order of the calls."""
-        return [event.event_id for event in self.events]
+        return [made.event_id for made in self._collected]
 
 
 class Emitter:
@@ -105,6 +125,10 @@ class Emitter:
             )
         self._config = config
         self._transport: Transport | None = Transport(config)
+        shards = range(config.shards)
+        self._events = [_Target.of(stream_key(config.stream, shard)) for shard in shards]
+        self._corrections = [_Target.of(correction_key(config.stream, shard)) for shard in shards]
+        self._syncs = config.durability == "fsync"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -118,12 +142,15 @@ class Emitter:
         event; an `idempotency_key` makes the id from the user and the key. Raises InvalidEvent before
         anything is sent, or StreamUnavailable, after some 4 seconds at most where the server is silent.
         """
-        return self.send(event_of(usage))
+        made = written(now_ns(), **usage) or encoded(event_of(usage))
+        self._deliver([(self._request(self._target_of(made), made.data), (made,))])
+        return made.event_id
 
     def send(self, event: UsageEvent) -> UUID:
         """This function will send an event that was made before, or whose acknowledgement is missing."""
-        self._deliver([(self._request(self._key_of(event), encode(event)), (event,))])
-        return event.event_id
+        made = encoded(event)
+        self._deliver([(self._request(self._target_of(made), made.data), (made,))])
+        return made.event_id
 
     @contextmanager
     def batch(self) -> Iterator[Batch]:
@@ -134,7 +161,7 @@ class Emitter:
         """
         batch = Batch()
         yield batch
-        self._deliver(self._frames(batch.events))
+        self._deliver(self._frames(batch._collected))
 
     def void(
         self, event_id: UUID | str, *, user_id: UUID | str | None = None, clerk_id: str | None = None
@@ -156,42 +183,54 @@ class Emitter:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _key_of(self, event: UsageEvent) -> str:
-        key: Callable[[str, int], str] = stream_key if event.corrects is None else correction_key
-        return key(self._config.stream, shard_of(event.user_text, self._config.shards))
+    def _target_of(self, made: Encoded) -> _Target:
+        targets = self._corrections if made.is_correction else self._events
+        return targets[shard_of(made.user_text, len(targets)) if len(targets) > 1 else 0]
 
-    def _request(self, key: str, data: bytes) -> Request:
-        packed = pack_command(b"XADD", key.encode(), b"*", b"data", data)
-        if self._config.durability == "fsync":
-            return Request(key, packed + pack_command(b"WAITAOF", b"1", b"0", _FSYNC_WAIT_MS), 2)
-        return Request(key, packed, 1)
+    def _request(self, target: _Target, data: bytes) -> Request:
+        packed = b"%b$%d\r\n%b\r\n" % (target.prefix, len(data), data)
+        if self._syncs:
+            return Request(target.key, packed + _WAIT_FOR_FSYNC, 2)
+        return Request(target.key, packed, 1)
 
-    def _frames(self, events: Iterable[UsageEvent]) -> list[tuple[Request, tuple[UsageEvent, ...]]]:
-        by_key: dict[str, list[UsageEvent]] = {}
-        for event in events:
-            by_key.setdefault(self._key_of(event), []).append(event)
-        frames = []
-        for key, members in by_key.items():
+    def _frames(self, collected: Iterable[Encoded]) -> list[tuple[Request, Sequence[Encoded]]]:
+        members_of: dict[str, list[Encoded]] = {}
+        targets: dict[str, _Target] = {}
+        for made in collected:
+            target = self._target_of(made)
+            if target.key not in targets:
+                targets[target.key] = target
+                members_of[target.key] = []
+            members_of[target.key].append(made)
+        frames: list[tuple[Request, Sequence[Encoded]]] = []
+        for key, target in targets.items():
+            members = members_of[key]
             position = 0
-            for data, count in pack([encode(event) for event in members]):
-                frames.append((self._request(key, data), tuple(members[position : position + count])))
+            for data, count in pack([made.data for made in members]):
+                frames.append((self._request(target, data), members[position : position + count]))
                 position += count
         return frames
 
-    def _deliver(self, frames: Sequence[tuple[Request, tuple[UsageEvent, ...]]]) -> None:
+    def _deliver(self, frames: Sequence[tuple[Request, Sequence[Encoded]]]) -> None:
         transport = self._transport
-        unsent = [event for _, events in frames for event in events]
         if transport is None:
+            unsent = [made.event for _, members in frames for made in members]
             raise StreamUnavailable("this emitter is closed", unsent)
         if transport.pid != os.getpid():
             # After a fork the parent's sockets are the parent's.
             transport = self._transport = Transport(self._config)
+        rest: Callable[[], None] | None = None
+        if len(frames) == 1:
+            rest = transport.start(frames[0][0])
+            if rest is None:
+                return
         try:
             for requests in _in_flight([request for request, _ in frames]):
-                transport.deliver(requests)
-                _check_fsync(requests)
+                transport.deliver(requests, rest)
+                if self._syncs:
+                    _check_fsync(requests)
         except (redis_errors.RedisError, OSError) as error:
-            missing = [event for request, events in frames if not request.done for event in events]
+            missing = [made.event for request, members in frames if not request.done for made in members]
             raise StreamUnavailable(self._message(error, len(missing)), missing) from error
 
     def _message(self, error: Exception, count: int) -> str:
@@ -243,8 +282,6 @@ def _in_flight(requests: Sequence[Request]) -> Iterator[list[Request]]:
 
 def _check_fsync(requests: Sequence[Request]) -> None:
     for request in requests:
-        if request.reply_count == 1:
-            continue
         answer = request.replies[1]
         if not isinstance(answer, list) or not answer or int(answer[0]) < 1:
             request.replies.pop()

@@ -7,7 +7,7 @@ in the same canonical values, so `parse(event.wire()) == event`.
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -27,8 +27,8 @@ _TOKEN_FIELDS = (
     "reasoning_tokens",
 )
 _COST_BECAME_ZERO = "cost_became_zero"
-_MAX_DURATION_MS = 10**12
-_MAX_SEQ = 2**63 - 1
+MAX_DURATION_MS: Final = 10**12
+MAX_SEQ: Final = 2**63 - 1
 
 
 class UsageEvent(BaseModel):
@@ -319,7 +319,7 @@ def _check_subset(values: Mapping[str, Any], whole: str, parts: tuple[str, ...])
 def _take_analytics(given: Mapping[str, object], values: dict[str, object]) -> None:
     if "duration_ms" in given:
         values["duration_ms"] = rules.integer_value(
-            given["duration_ms"], "duration_ms", "invalid_field", low=0, high=_MAX_DURATION_MS
+            given["duration_ms"], "duration_ms", "invalid_field", low=0, high=MAX_DURATION_MS
         )
     if "status" in given:
         status = given["status"]
@@ -330,7 +330,7 @@ def _take_analytics(given: Mapping[str, object], values: dict[str, object]) -> N
         if name in given:
             values[name] = rules.identifier_value(given[name], name, "invalid_field", longest=128)
     if "seq" in given:
-        values["seq"] = rules.integer_value(given["seq"], "seq", "invalid_field", low=0, high=_MAX_SEQ)
+        values["seq"] = rules.integer_value(given["seq"], "seq", "invalid_field", low=0, high=MAX_SEQ)
 
 
 def _plain(cost: Decimal) -> str:

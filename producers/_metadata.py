@@ -119,8 +119,10 @@ class _Repairs:
                     self.marks.add("reserved")
                 kept = dict(extra)
         result = self._members(members, depth=1)
+        # Not finite becomes null, and null is nothing to keep: a second look finds nothing to repair.
+        kept = None if kept is None else self._value(kept, depth=2)
         if kept is not None:
-            result[EXTRA] = self._value(kept, depth=2)
+            result[EXTRA] = kept
         return result
 
     def _take_marks(self, members: dict[object, object]) -> None:

@@ -34,6 +34,8 @@ Reason = Literal[
     "over_correction",
     "conflict",
     "refused_by_database",
+    # an entry that took its process down, again and again
+    "poison",
 ]
 
 REASONS: tuple[Reason, ...] = get_args(Reason)

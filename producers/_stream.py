@@ -25,7 +25,8 @@ MAX_FRAME_EVENTS: Final = 500
 MAX_FRAME_BYTES: Final = 1024 * 1024
 
 _BLANKS: Final = b" \t\n\r"
-_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+to_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Writes JSON as it stands on the wire: no blanks, and characters as themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def shard_of(user_text: str, shards: int) -> int:
 
 def encode(event: UsageEvent) -> bytes:
     """This function will return the event's JSON; raises InvalidEvent where it is longer than 256 KiB."""
-    data = _ENCODER.encode(event.wire()).encode()
+    data = to_json(event.wire()).encode()
     if len(data) > MAX_EVENT_BYTES:
         raise InvalidEvent("event_too_large", "event", f"{len(data)} bytes, at most {MAX_EVENT_BYTES} fit")
     return data

@@ -10,8 +10,9 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from redis import Redis, RedisCluster
@@ -20,10 +21,13 @@ from redis.connection import ConnectionPool
 
 from producers._client import Client, connect
 from producers._config import EmitterConfig
+from producers._fast_socket import FastSocket
 
 MAX_ATTEMPTS: Final = 4
 DEADLINE_SECONDS: Final = 4.0
 _MAX_IDLE: Final = 64
+# The name of the server where there is only one; the nodes of a cluster have their own.
+_ONLY: Final = ""
 # A connection unused for longer is looked at before it is trusted: firewalls forget them.
 _TRUSTED_SECONDS: Final = 15.0
 
@@ -51,7 +55,10 @@ class Request:
     @property
     def error(self) -> Exception | None:
         """The first error among the replies."""
-        return next((reply for reply in self.replies if isinstance(reply, Exception)), None)
+        for reply in self.replies:
+            if isinstance(reply, Exception):
+                return reply
+        return None
 
     @property
     def moving_to(self) -> redis_errors.AskError | None:
@@ -70,6 +77,14 @@ class _Lease:
     connection: Any
     pool: ConnectionPool
     used_at: float
+    fast: FastSocket | None
+
+    def discard(self) -> None:
+        """Closes it, with whatever may still be on its way."""
+        self.connection.disconnect()
+        if self.fast is not None:
+            self.fast.close()
+        self.pool.release(self.connection)
 
 
 class Transport:
@@ -81,29 +96,63 @@ class Transport:
         self._closed = False
         self._connecting = threading.Lock()
         # By server; deque.append and deque.pop are atomic, so that emitting takes no lock.
-        self._idle: dict[str, deque[_Lease]] = {}
+        self._near: deque[_Lease] = deque()
+        self._idle: dict[str, deque[_Lease]] = {_ONLY: self._near}
         # Cluster nodes that are receiving their first slot: the client's map does not have them yet.
         self._arriving: dict[str, ConnectionPool] = {}
         self.pid = os.getpid()
 
-    def deliver(self, requests: Sequence[Request]) -> None:
+    def start(self, request: Request) -> Callable[[], None] | None:
+        """This function will send one request where a connection is at hand, which was in use just now.
+
+        None means that it was acknowledged, as it nearly always is at once. Else the rest of this first
+        attempt is for `deliver` to do.
+        """
+        if request.reply_count != 1:
+            return partial(self._attempt, [request])
+        try:
+            lease = self._near.pop()
+        except IndexError:
+            return partial(self._attempt, [request])
+        now = time.monotonic()
+        if lease.fast is None or now - lease.used_at > _TRUSTED_SECONDS:
+            self._near.append(lease)
+            return partial(self._attempt, [request])
+        try:
+            if lease.fast.exchange(request.packed) is None:
+                return partial(self._finish, lease, request)
+        except OSError as error:
+            lease.discard()
+            return partial(_fail, error)
+        except BaseException:
+            lease.discard()
+            raise
+        lease.used_at = now
+        self._keep(self._near, lease)
+        return None
+
+    def deliver(self, requests: Sequence[Request], rest: Callable[[], None] | None = None) -> None:
         """This function will send the requests and fill in their replies, in one round trip per server.
 
-        Raises the redis error that remains when the attempts or 4 seconds are used up; requests that are
-        `done` then were acknowledged, of the others it is unknown.
+        `rest` is what `start` left to do. Raises the redis error that remains when the attempts or 4 seconds
+        are used up; requests that are `done` then were acknowledged, of the others it is unknown.
         """
         give_up_at = time.monotonic() + DEADLINE_SECONDS
+        waiting = requests
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            waiting = [request for request in requests if not request.done]
             try:
-                self._attempt(waiting)
-                error = next((request.error for request in waiting if request.error is not None), None)
-                if error is None:
-                    return
-                raise error
+                if attempt == 1 and rest is not None:
+                    rest()
+                else:
+                    self._attempt(waiting)
+                for request in waiting:
+                    if (error := request.error) is not None:
+                        raise error
+                return
             except redis_errors.RedisError as error:
                 if not self._may_pass(error) or attempt == MAX_ATTEMPTS or time.monotonic() > give_up_at:
                     raise
+                waiting = [request for request in requests if not request.done]
                 self._look_again(error)
                 if attempt > 1:
                     # The first repetition is at once: most often an idle connection was closed meanwhile.
@@ -124,6 +173,9 @@ class Transport:
 
     def _attempt(self, requests: Sequence[Request]) -> None:
         client = self._client or self._connect()
+        if isinstance(client, Redis):
+            self._exchange(_ONLY, client.connection_pool, requests)
+            return
         groups: dict[str, tuple[ConnectionPool, list[Request]]] = {}
         for request in requests:
             name, pool = self._home_of(client, request)
@@ -142,8 +194,6 @@ class Transport:
             return self._client
 
     def _home_of(self, client: Any, request: Request) -> tuple[str, ConnectionPool]:
-        if isinstance(client, Redis):
-            return "", client.connection_pool
         moving = request.moving_to
         if moving is not None:
             return self._pool_at(client, str(moving.host), int(moving.port))
@@ -165,35 +215,48 @@ class Transport:
         return name, self._arriving[name]
 
     def _exchange(self, name: str, pool: ConnectionPool, requests: Sequence[Request]) -> None:
-        idle = self._idle.setdefault(name, deque())
+        idle = self._idle.get(name)
+        if idle is None:
+            idle = self._idle.setdefault(name, deque())
         lease = self._lease(idle, pool)
         try:
-            _talk(lease.connection, requests)
+            _talk(lease, requests)
         except BaseException:
             # Also when a signal or a green thread's timeout got in between: a reply may still be on its way,
             # and the next command would take it for its own.
-            lease.connection.disconnect()
-            lease.pool.release(lease.connection)
+            lease.discard()
             raise
         lease.used_at = time.monotonic()
+        self._keep(idle, lease)
+
+    def _finish(self, lease: _Lease, request: Request) -> None:
+        """Waits for the reply to what `start` has sent."""
+        try:
+            request.replies = [_reply(lease.connection)]
+        except BaseException:
+            lease.discard()
+            raise
+        lease.used_at = time.monotonic()
+        self._keep(self._near, lease)
+
+    def _keep(self, idle: deque[_Lease], lease: _Lease) -> None:
         if len(idle) < _MAX_IDLE and not self._closed:
             idle.append(lease)
         else:
-            lease.connection.disconnect()
-            lease.pool.release(lease.connection)
+            lease.discard()
 
     def _lease(self, idle: deque[_Lease], pool: ConnectionPool) -> _Lease:
         while True:
             try:
                 lease = idle.pop()
             except IndexError:
-                return _Lease(pool.get_connection(), pool, 0.0)
+                connection = pool.get_connection()
+                return _Lease(connection, pool, 0.0, FastSocket.of(connection))
             if lease.pool is pool and (
                 time.monotonic() - lease.used_at < _TRUSTED_SECONDS or _is_quiet(lease)
             ):
                 return lease
-            lease.connection.disconnect()
-            lease.pool.release(lease.connection)
+            lease.discard()
 
     def _look_again(self, error: redis_errors.RedisError) -> None:
         """After a failure every idle connection is suspect, and the key may have moved."""
@@ -211,8 +274,7 @@ class Transport:
                     lease = idle.pop()
                 except IndexError:
                     break
-                lease.connection.disconnect()
-                lease.pool.release(lease.connection)
+                lease.discard()
 
 
 def pack(*words: bytes) -> bytes:
@@ -228,7 +290,8 @@ def _is_quiet(lease: _Lease) -> bool:
         return False
 
 
-def _talk(connection: Any, requests: Sequence[Request]) -> None:
+def _talk(lease: _Lease, requests: Sequence[Request]) -> None:
+    connection = lease.connection
     asking = [request.moving_to is not None for request in requests]
     packed = [
         _ASKING + request.packed if ask else request.packed
@@ -239,6 +302,13 @@ def _talk(connection: Any, requests: Sequence[Request]) -> None:
         if ask:
             _reply(connection)
         request.replies = [_reply(connection) for _ in range(request.reply_count)]
+
+
+def _fail(error: OSError) -> None:
+    """Its errors are those of redis-py, which tell whether to try again."""
+    if isinstance(error, TimeoutError):
+        raise redis_errors.TimeoutError("Timeout on the socket: the server is silent") from error
+    raise redis_errors.ConnectionError(f"Error {error.errno} on the socket: {error.strerror}") from error
 
 
 def _reply(connection: Any) -> object:

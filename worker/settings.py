@@ -93,8 +93,13 @@ class Settings(DatabaseSettings):
     usage_max_future_seconds: int = Field(300, ge=0, le=86_400)
     usage_stream_retention_hours: int = Field(24, ge=1, le=24 * 365)
     usage_stream_max_mb: int = Field(1024, ge=1)
+    usage_poison_deliveries: int = Field(5, ge=3, le=100)
+    usage_flood_share: Decimal = Field(Decimal("0.5"), gt=0, le=1)
+    usage_flood_events: int = Field(1000, ge=1)
+    usage_flood_window_seconds: int = Field(300, ge=1, le=86_400)
     usage_reconcile_interval_seconds: int = Field(300, ge=1)
     usage_audit_interval_seconds: int = Field(900, ge=1)
+    usage_books_interval_seconds: int = Field(3600, ge=1)
     usage_reconcile_max_change_share: Decimal = Field(Decimal("0.2"), gt=0, le=1)
     usage_default_plan: str | None = None
 

@@ -7,7 +7,7 @@ first of two `data` fields, and decoding would let one entry that is not UTF-8 f
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
 
@@ -15,6 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from worker.entries import Adopted, EntryId, GroupMissing, GroupState, RawEntry
 from worker.errors import ConfigurationError, TransientError
 
 Client = redis.Redis | redis.RedisCluster
@@ -23,11 +24,7 @@ FIRST_ID: Final = "0-0"
 
 
 class StreamTrouble(TransientError):
-    """The stream's server did not answer, or not now: claim what is pending and read again."""
-
-
-class GroupMissing(TransientError):
-    """The consumer group is gone (FLUSHALL, a deleted key, an old snapshot): create it again at 0."""
+    """The stream's server did not answer, or not now: look where it stands and read again."""
 
 
 class Trouble(enum.StrEnum):
@@ -89,18 +86,6 @@ def trouble_of(exc: redis.RedisError) -> Trouble:
     return Trouble.AGAIN
 
 
-RawEntry = tuple[bytes, Sequence[bytes]]
-"""One stream entry as the parser left it: its id, and names and values in the order they were added."""
-
-
-class Claimed(NamedTuple):
-    """One step of claiming: where to go on (None: that was all), the entries, and ids whose entry is gone."""
-
-    cursor: str | None
-    entries: list[RawEntry]
-    deleted: list[str]
-
-
 class Pending(NamedTuple):
     """What a group was given and has not acknowledged."""
 
@@ -121,14 +106,16 @@ def _raw(reply: Any, **_options: Any) -> Any:
     return reply
 
 
-_RAW_COMMANDS: Final = ("XREADGROUP", "XAUTOCLAIM", "XPENDING", "XRANGE")
+_RAW_COMMANDS: Final = ("XREAD", "XAUTOCLAIM", "XPENDING", "XRANGE")
+# How many pending entries are taken over at once.
+_ADOPTED_AT_ONCE: Final = 1000
 
 
 class StreamReader:
     """The commands of one consumer of one group; every failure comes out as one of our own kinds.
 
-    The client must be in bytes mode. It is made to try each command once: a read that is repeated behind our
-    back leaves what the first one delivered pending, and nobody would know.
+    The client must be in bytes mode. It is made to try each command once: who repeats, and when, is decided
+    in one place.
     """
 
     def __init__(self, client: Client, *, group: str, consumer: str) -> None:
@@ -142,50 +129,77 @@ class StreamReader:
         """This function will create the group at the first entry of each stream; an existing one stays."""
         for key in keys:
             try:
-                self._client.xgroup_create(key, self.group, id="0", mkstream=True)
+                self._client.xgroup_create(
+                    key, self.group, id="0", mkstream=True, entries_read=self._trimmed(key)
+                )
             except redis.ResponseError as exc:
                 if not str(exc).startswith("BUSYGROUP"):
                     raise translate(exc) from exc
             except redis.RedisError as exc:
                 raise translate(exc) from exc
 
-    def read(self, keys: Sequence[str], *, count: int, block_ms: int | None) -> dict[str, list[RawEntry]]:
-        """This function will return new entries by stream, at most `count` of each stream.
+    def _trimmed(self, key: str) -> int:
+        """How many entries stood before the first one: the server counts the group's lag from there."""
+        try:
+            info = self._client.xinfo_stream(key)
+        except redis.ResponseError as exc:
+            if "no such key" in str(exc):
+                return 0
+            raise
+        return int(info["entries-added"]) - int(info["length"])
+
+    def read(
+        self, cursors: Mapping[str, str], *, count: int, block_ms: int | None
+    ) -> dict[str, list[RawEntry]]:
+        """This function will return the entries above each stream's cursor, at most `count` of each stream.
 
         It waits up to `block_ms` milliseconds for the first one, with None not at all; then it returns {}.
+        The group is not asked: it costs the server nine times as much to keep a list of what it gave whom.
         """
         wait = () if block_ms is None else ("BLOCK", block_ms)
-        reply = self._execute(
-            "XREADGROUP",
-            "GROUP",
-            self.group,
-            self.consumer,
-            "COUNT",
-            count,
-            *wait,
-            "STREAMS",
-            *keys,
-            *(">" for _ in keys),
-        )
+        reply = self._execute("XREAD", "COUNT", count, *wait, "STREAMS", *cursors, *cursors.values())
         if not reply:
             return {}
         pairs = reply.items() if isinstance(reply, dict) else reply
         return {bytes(key).decode(): cast("list[RawEntry]", entries) for key, entries in pairs}
 
-    def claim(self, key: str, *, cursor: str, count: int) -> Claimed:
-        """This function will take over pending entries of any consumer, from `cursor` on, in id order.
+    def states(self, keys: Iterable[str]) -> dict[str, GroupState]:
+        """This function will say where the group stands on each stream, or raise GroupMissing."""
+        return {key: self._state_of(self._groups(key)) for key in keys}
 
-        However short they have been idle: whoever had them before cannot commit them any more.
+    def advance(self, key: str, entry_id: str, *, entries_read: int | None) -> GroupState:
+        """This function will move the group to a committed entry, and return where it stood before.
+
+        The server computes the group's lag from `entries_read`.
         """
-        following, entries, deleted = self._execute(
-            "XAUTOCLAIM", key, self.group, self.consumer, 0, cursor, "COUNT", count
-        )
-        text = bytes(following).decode()
-        return Claimed(
-            cursor=None if text == FIRST_ID else text,
-            entries=cast("list[RawEntry]", entries),
-            deleted=[bytes(entry_id).decode() for entry_id in deleted],
-        )
+        counted = () if entries_read is None else ("ENTRIESREAD", entries_read)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.xinfo_groups(key)
+        pipe.execute_command("XGROUP SETID", key, self.group, entry_id, *counted)
+        try:
+            groups, moved = pipe.execute(raise_on_error=False)
+        except redis.RedisError as exc:
+            raise translate(exc) from exc
+        for reply in (groups, moved):
+            if isinstance(reply, redis.RedisError):
+                raise _missing_or(reply)
+        return self._state_of(groups)
+
+    def adopt(self, key: str) -> Adopted:
+        """This function will take over what any consumer of the group holds, however short it was idle.
+
+        Whoever read it cannot commit it any more: that takes the lease.
+        """
+        cursor, entry_ids, deleted = FIRST_ID, list[str](), list[str]()
+        while True:
+            following, ids, gone = self._execute(
+                "XAUTOCLAIM", key, self.group, self.consumer, 0, cursor, "COUNT", _ADOPTED_AT_ONCE, "JUSTID"
+            )
+            entry_ids += [bytes(entry_id).decode() for entry_id in ids]
+            deleted += [bytes(entry_id).decode() for entry_id in gone]
+            cursor = bytes(following).decode()
+            if cursor == FIRST_ID:
+                return Adopted(entry_ids, deleted)
 
     def pending(self, key: str) -> Pending:
         """This function will return how many entries the whole group holds unacknowledged, and the lowest."""
@@ -215,7 +229,7 @@ class StreamReader:
         except redis.RedisError as exc:
             raise translate(exc) from exc
         last = _text(info["last-generated-id"])
-        above, start, page = 0, position, 1000
+        above, start, page = 0, position, 200
         while True:
             entries: list[RawEntry] = self._execute("XRANGE", key, f"({start}", last, "COUNT", page)
             above += len(entries)
@@ -223,6 +237,23 @@ class StreamReader:
                 break
             start = entries[-1][0].decode()
         return StreamFigures(key=key, added=int(info["entries-added"]), above=above)
+
+    def _groups(self, key: str) -> Any:
+        try:
+            return self._client.xinfo_groups(key)
+        except redis.RedisError as exc:
+            raise _missing_or(exc) from exc
+
+    def _state_of(self, groups: Iterable[Mapping[str, Any]]) -> GroupState:
+        for group in groups:
+            if _text(group["name"]) == self.group:
+                read = group["entries-read"]
+                return GroupState(
+                    EntryId.parse(group["last-delivered-id"]),
+                    None if read is None else int(read),
+                    int(group["pending"]),
+                )
+        raise GroupMissing
 
     def _execute(self, *args: Any) -> Any:
         try:
@@ -232,6 +263,11 @@ class StreamReader:
             return self._client.execute_command(*args)  # type: ignore[no-untyped-call]  # redis-py: untyped
         except redis.RedisError as exc:
             raise translate(exc) from exc
+
+
+def _missing_or(exc: redis.RedisError) -> TransientError | ConfigurationError:
+    # A stream that does not exist has no group either.
+    return GroupMissing() if "no such key" in str(exc) or "requires the key" in str(exc) else translate(exc)
 
 
 def _keep_raw(client: Client) -> None:

@@ -203,7 +203,7 @@ class TestUsage:
         for group, commands in {
             "db": ("init", "check", "info", "migrate", "downgrade", "backup", "restore", "adopt"),
             "dead-letters": ("list", "show", "replay", "discard"),
-            "audit": ("rls", "pool"),
+            "audit": ("rls", "pool", "books"),
             "usage": ("show",),
             "subscriptions": ("reconcile",),
         }.items():

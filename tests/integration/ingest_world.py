@@ -23,11 +23,13 @@ from sqlalchemy.orm import Session
 from producers._client import connect
 from producers._config import EmitterConfig
 from worker import db
+from worker.entries import RawEntry
 from worker.ingest import dead_letters, queries
-from worker.ingest.consumer import CONSUMER, Drain, DrainLimits
+from worker.ingest.consumer import CONSUMER, Drain
+from worker.ingest.effects import DrainLimits
 from worker.ingest.rules import AgeLimits
 from worker.rollups import queries as rollups
-from worker.valkey import RawEntry, StreamFigures, StreamReader
+from worker.valkey import StreamFigures, StreamReader
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 USER = uuid.UUID("11111111-1111-4111-8111-111111111111")
@@ -60,11 +62,17 @@ class Reader(StreamReader):
 
     quiet = False
 
-    def read(self, keys: Sequence[str], *, count: int, block_ms: int | None) -> dict[str, list[RawEntry]]:
+    def read(
+        self, cursors: Mapping[str, str], *, count: int, block_ms: int | None
+    ) -> dict[str, list[RawEntry]]:
         """This function will read, and remember that a read that waited brought nothing."""
-        entries = super().read(keys, count=count, block_ms=block_ms)
+        entries = super().read(cursors, count=count, block_ms=block_ms)
         self.quiet = not entries and block_ms is not None
         return entries
+
+
+def _words(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 AnyReader = TypeVar("AnyReader", bound=Reader)
@@ -111,6 +119,7 @@ class World:
         reader: Reader | None = None,
         open_session: OpenSession = db.platform_session,
         should_stop: Callable[[], bool] | None = None,
+        stage_ahead: bool = True,
         **limits: Any,
     ) -> Drain:
         """This function will return a drain that stops when the stream is empty, unless told otherwise."""
@@ -127,6 +136,7 @@ class World:
             monotonic=time.monotonic,
             sleep=time.sleep,
             limits=replace(QUICK, **limits),
+            stage_ahead=stage_ahead,
         )
 
     def drain(self, **arguments: Any) -> dict[str, Any]:
@@ -172,10 +182,12 @@ class World:
         with db.platform_session() as session:
             return next(one for one in queries.positions(session) if one.shard == shard)
 
-    def pending(self, shard: int = 0, *, correction: bool = False) -> int:
-        """This function will return how many entries the group holds unacknowledged."""
+    def unacknowledged(self, shard: int = 0, *, correction: bool = False) -> int:
+        """This function will add up what the group says: entries not counted as read, and pending ones."""
         name = "usage:corrections" if correction else STREAM
-        return self.reader().pending(f"{name}:{{{shard}}}").entries
+        groups = self.client.xinfo_groups(f"{name}:{{{shard}}}")
+        group = next(one for one in groups if _words(one["name"]) == GROUP)
+        return int(group["lag"]) + int(group["pending"])
 
     def sums(self) -> Mapping[str, Decimal]:
         """This function will return the exact sums of the log."""

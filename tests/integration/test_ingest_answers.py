@@ -192,7 +192,7 @@ class TestRejected:
         (letter,) = world.letters()
         assert (letter.raw, letter.reason, letter.entry_index) == (data, reason, index)
         assert letter.received_at == NOW
-        assert world.pending() == 0
+        assert world.unacknowledged() == 0
         world.assert_books_hold()
 
     def test_never_harms_a_neighbour_in_its_frame(self, world: World) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import exc as sqlalchemy_errors
 from sqlalchemy import text
@@ -15,8 +15,10 @@ from sqlalchemy.orm import Session
 
 from tests.integration.ingest_world import GROUP, NOW, Reader, World, event
 from worker import db
+from worker.entries import GroupState, RawEntry
 from worker.errors import ConfigurationError
-from worker.valkey import RawEntry, StreamTrouble
+from worker.rollups import operations as rollups
+from worker.valkey import StreamTrouble
 
 EVENTS = "usage:events:{0}"
 
@@ -28,16 +30,16 @@ class Killed(BaseException):
 
 
 class DiesBeforeAcknowledging(Reader):
-    def acknowledge(self, key: str, entry_ids: Sequence[str]) -> int:
+    def advance(self, key: str, entry_id: str, *, entries_read: int | None) -> GroupState:
         raise Killed
 
 
 class FailsToAcknowledgeOnce(Reader):
     failed = False
 
-    def acknowledge(self, key: str, entry_ids: Sequence[str]) -> int:
+    def advance(self, key: str, entry_id: str, *, entries_read: int | None) -> GroupState:
         if self.failed:
-            return super().acknowledge(key, entry_ids)
+            return super().advance(key, entry_id, entries_read=entries_read)
         self.failed = True
         raise StreamTrouble("connection reset")
 
@@ -47,18 +49,22 @@ class Hooked(Reader):
 
     before: Callable[[], object] | None = None
 
-    def read(self, keys: Sequence[str], *, count: int, block_ms: int | None) -> dict[str, list[RawEntry]]:
+    def read(
+        self, cursors: Mapping[str, str], *, count: int, block_ms: int | None
+    ) -> dict[str, list[RawEntry]]:
         if self.before is not None and block_ms is not None:
             before, self.before = self.before, None
             before()
-        return super().read(keys, count=count, block_ms=block_ms)
+        return super().read(cursors, count=count, block_ms=block_ms)
 
 
 class LosesOneReply(Reader):
     lost = False
 
-    def read(self, keys: Sequence[str], *, count: int, block_ms: int | None) -> dict[str, list[RawEntry]]:
-        entries = super().read(keys, count=count, block_ms=block_ms)
+    def read(
+        self, cursors: Mapping[str, str], *, count: int, block_ms: int | None
+    ) -> dict[str, list[RawEntry]]:
+        entries = super().read(cursors, count=count, block_ms=block_ms)
         if entries and not self.lost:
             self.lost = True
             raise StreamTrouble("timed out")
@@ -106,7 +112,7 @@ class TestGroup:
         reader.before = flush
         assert drain.run()["accepted"] == 1
         assert len(world.rows()) == 4
-        assert world.pending() == 0
+        assert world.unacknowledged() == 0
 
     def test_refuses_a_key_that_is_no_stream_as_configuration(self, world: World) -> None:
         world.client.set(EVENTS, "something else")
@@ -126,12 +132,12 @@ class TestRedelivery:
         world.add(b"{")
         with pytest.raises(Killed):
             world.drain(reader=world.reader_of(DiesBeforeAcknowledging))
-        assert world.pending() == 2
+        assert world.unacknowledged() == 2
         before = world.rows(), world.rows("SELECT * FROM usage_hourly"), world.letters()
         counted = world.position()
         counts = world.drain()
         assert (counts["entries"], counts["events"], counts["recovered"], counts["batches"]) == (0, 0, 0, 1)
-        assert world.pending() == 0
+        assert world.unacknowledged() == 0
         assert (world.rows(), world.rows("SELECT * FROM usage_hourly"), world.letters()) == before
         position = world.position()
         assert (position.entries, position.events, position.accepted) == (2, 4, 1)
@@ -143,7 +149,7 @@ class TestRedelivery:
         with pytest.raises(Killed):
             world.drain(open_session=killed_before_commit)
         assert world.rows() == []
-        assert world.pending() == 3
+        assert world.unacknowledged() == 3
         counts = world.drain()
         assert (counts["entries"], counts["accepted"], counts["recovered"]) == (3, 3, 0)
         world.assert_books_hold()
@@ -152,7 +158,7 @@ class TestRedelivery:
         add_some(world)
         counts = world.drain(reader=world.reader_of(FailsToAcknowledgeOnce))
         assert (counts["entries"], counts["accepted"], counts["batches"]) == (3, 3, 2)
-        assert world.pending() == 0
+        assert world.unacknowledged() == 0
         world.assert_books_hold()
 
     def test_takes_over_what_a_dead_consumer_left(self, world: World) -> None:
@@ -161,17 +167,33 @@ class TestRedelivery:
         world.client.xreadgroup(GROUP, "long-gone", {EVENTS: ">"}, count=3)
         counts = world.drain()
         assert (counts["entries"], counts["accepted"], counts["recovered"]) == (5, 5, 0)
-        assert world.pending() == 0
+        assert world.unacknowledged() == 0
         world.assert_books_hold()
 
-    def test_claims_more_than_one_read_at_a_time_holds(self, world: World) -> None:
-        for n in range(700):
+    def test_takes_over_more_than_one_read_at_a_time_holds(self, world: World) -> None:
+        for n in range(1200):
             world.add(event(input_tokens=n))
         world.reader().create_groups([EVENTS])
-        world.client.xreadgroup(GROUP, "long-gone", {EVENTS: ">"}, count=700)
+        world.client.xreadgroup(GROUP, "long-gone", {EVENTS: ">"}, count=1200)
         counts = world.drain(batch_size=300)
-        assert (counts["accepted"], counts["recovered"]) == (700, 0)
+        assert (counts["accepted"], counts["recovered"]) == (1200, 0)
         assert counts["batches"] >= 3
+        assert world.unacknowledged() == 0
+        world.assert_books_hold()
+
+    def test_acknowledges_what_a_stranger_in_the_group_reads_meanwhile(self, world: World) -> None:
+        reader = world.reader_of(Hooked)
+        add_some(world, 2)
+        world.drain()
+
+        def intrude() -> None:
+            add_some(world, 3)
+            world.client.xreadgroup(GROUP, "stranger", {EVENTS: ">"}, count=2)
+
+        reader.before = intrude
+        counts = world.drain(reader=reader)
+        assert (counts["entries"], counts["accepted"], counts["recovered"]) == (3, 3, 0)
+        assert world.unacknowledged() == 0
         world.assert_books_hold()
 
     def test_reports_pending_entries_that_were_deleted(self, world: World) -> None:
@@ -181,7 +203,7 @@ class TestRedelivery:
         world.client.xdel(EVENTS, str(world.reader().pending(EVENTS).lowest_id))
         counts = world.drain()
         assert (counts["accepted"], counts["lost"]) == (2, 1)
-        assert world.pending() == 0
+        assert world.reader().pending(EVENTS).entries == 0
 
 
 class TestPosition:
@@ -191,21 +213,57 @@ class TestPosition:
         assert (counts["entries"], counts["accepted"], counts["recovered"]) == (3, 3, 0)
         world.assert_books_hold()
 
-    def test_never_passes_what_a_former_holder_reads_when_it_wakes_up(self, world: World) -> None:
-        sleeper, reader = world.reader(), world.reader_of(Hooked)
-        add_some(world, 1)
+    def test_is_mirrored_by_the_group(self, world: World) -> None:
+        add_some(world, 2)
         world.drain()
+        add_some(world, 3)
+        assert world.unacknowledged() == 3
+        world.drain()
+        state = world.reader().states([EVENTS])[EVENTS]
+        assert (str(state.last_delivered), state.entries_read, state.pending) == (
+            world.position().last_entry_id,
+            5,
+            0,
+        )
 
-        def wake_up() -> None:
-            world.add(event())
-            assert len(sleeper.read([EVENTS], count=10, block_ms=None)[EVENTS]) == 1
-            world.add(event())
-
-        reader.before = wake_up
-        counts = world.drain(reader=reader)
+    def test_ahead_of_a_restored_database_is_read_again(self, world: World, databases: Any) -> None:
+        add_some(world, 4)
+        world.drain(batch_size=1)
+        # What a restore of an older backup leaves: fewer rows, and the position and counters of then.
+        older = sorted(world.reader().read({EVENTS: "0-0"}, count=2, block_ms=None)[EVENTS])[-1][0]
+        world.execute(
+            "UPDATE ingest_positions SET last_entry_id = :older, entries = 2, events = 2, accepted = 2",
+            older=older.decode(),
+        )
+        kept = [str(one.id) for one in world.rows("SELECT id FROM platform_usage_logs ORDER BY stored_at")]
+        with psycopg.connect(databases.platform.url("superuser")) as superuser:
+            superuser.execute("DELETE FROM platform_usage_logs WHERE id::text = ANY(%s)", [kept[2:]])
+        with db.platform_session() as session:
+            rollups.rebuild(session, start=NOW - timedelta(days=1), end=NOW + timedelta(days=1))
+        counts = world.drain()
         assert (counts["entries"], counts["accepted"], counts["recovered"]) == (2, 2, 0)
-        assert world.pending() == 0
+        assert world.unacknowledged() == 0
         world.assert_books_hold()
+
+    def test_of_a_stream_that_went_back_under_a_working_drain_is_noticed(self, world: World) -> None:
+        add_some(world)
+        world.drain()
+        standing = world.reader().states([EVENTS])[EVENTS]
+        reader = world.reader_of(Hooked)
+
+        def go_back() -> None:
+            # A failover to a replica that had less: stream and group begin again, with lower ids.
+            world.client.delete(EVENTS)
+            world.client.xgroup_create(EVENTS, GROUP, id="0", mkstream=True)
+            earlier = NOW - timedelta(hours=1)
+            world.add(event(occurred_at=earlier.isoformat()), at=earlier)
+
+        reader.before = go_back
+        counts = world.drain(reader=reader, should_stop=lambda: reader.quiet and len(world.rows()) > 3)
+        assert (counts["entries"], counts["recovered"]) == (0, 1)
+        assert len(world.rows()) == 4
+        assert world.reader().states([EVENTS])[EVENTS].last_delivered < standing.last_delivered
+        world.assert_rollups_hold()
 
     def test_counts_a_new_event_below_it_as_recovered(self, world: World) -> None:
         add_some(world)
@@ -252,7 +310,7 @@ class TestTrouble:
         counts = world.drain(open_session=away, work_seconds=0.3)
         assert (counts["outcome"], counts["entries"]) == ("backing_off", 0)
         assert calls[0] > 2
-        assert world.pending() == 3
+        assert world.unacknowledged() == 3
         expire_lease(world)
         assert world.drain()["accepted"] == 3
         world.assert_books_hold()
@@ -301,51 +359,6 @@ class TestTrouble:
         else:
             counts = world.drain(open_session=cutting)
             assert (cut[0], counts["accepted"], counts["recovered"]) == (True, 20, 0)
-        assert world.pending() == 0
+        assert world.unacknowledged() == 0
         assert len(world.rows()) == 20
         world.assert_books_hold()
-
-
-class TestEndOfARun:
-    def test_finishes_the_batch_in_hand_when_told_to_stop(self, world: World) -> None:
-        for _ in range(40):
-            world.add(event())
-        told = [False]
-
-        class TellsToStop(Reader):
-            def acknowledge(self, key: str, entry_ids: Sequence[str]) -> int:
-                told[0] = True
-                return super().acknowledge(key, entry_ids)
-
-        counts = world.drain(reader=world.reader_of(TellsToStop), should_stop=lambda: told[0], batch_size=10)
-        assert (counts["outcome"], counts["batches"]) == ("stopped", 1)
-        assert 0 < counts["accepted"] < 40
-        assert world.pending() == 0
-        world.assert_books_hold()
-
-    def test_is_idle_when_nothing_came(self, world: World) -> None:
-        counts = world.drain(should_stop=lambda: False, idle_seconds=0.1)
-        assert (counts["outcome"], counts["entries"], counts["batches"]) == ("idle", 0, 0)
-
-    def test_comes_when_the_budget_of_work_is_used_up(self, world: World) -> None:
-        for _ in range(40):
-            world.add(event())
-        counts = world.drain(should_stop=lambda: False, batch_size=10, work_seconds=0.000001)
-        assert (counts["outcome"], counts["batches"]) == ("drained", 1)
-
-    def test_answers_small_json(self, world: World) -> None:
-        counts = world.drain()
-        assert set(json.loads(json.dumps(counts))) == {
-            "shard",
-            "entries",
-            "events",
-            "accepted",
-            "duplicates",
-            "conflicts",
-            "rejected",
-            "recovered",
-            "lost",
-            "batches",
-            "seconds",
-            "outcome",
-        }

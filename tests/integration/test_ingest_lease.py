@@ -18,26 +18,25 @@ from sqlalchemy.orm import Session
 from tests.integration.ingest_world import NOW, USER, World, event
 from worker import db
 from worker.database_url import Database
-from worker.ingest import operations, rules
-from worker.ingest.operations import LeaseLost
+from worker.entries import EntryId
+from worker.ingest import leases, operations, rules
+from worker.ingest.effects import LeaseLost
 from worker.settings import Settings, load_settings
 from worker.sqlstate import sqlstate_of
 
 MINUTE = timedelta(minutes=1)
 
 
-def acquire(
-    shard: int = 0, holder: str = "somebody", duration: timedelta = MINUTE
-) -> operations.Lease | None:
+def acquire(shard: int = 0, holder: str = "somebody", duration: timedelta = MINUTE) -> leases.Lease | None:
     with db.platform_session() as session:
-        return operations.acquire_lease(session, shard=shard, holder=holder, duration=duration)
+        return leases.acquire_lease(session, shard=shard, holder=holder, duration=duration)
 
 
 def expire(world: World) -> None:
     world.execute("UPDATE ingest_positions SET lease_until = clock_timestamp() - interval '1 second'")
 
 
-def empty_batch(at: rules.EntryId) -> rules.Batch:
+def empty_batch(at: EntryId) -> rules.Batch:
     return rules.Batch(events=[], position=at, last_id=at, entry_count=0)
 
 
@@ -65,10 +64,10 @@ class TestLease:
         second = acquire(holder="b")
         assert second is not None
         with db.platform_session() as session:
-            operations.release_lease(session, first)
+            leases.release_lease(session, first)
         assert acquire(holder="c") is None
         with db.platform_session() as session:
-            operations.release_lease(session, second)
+            leases.release_lease(session, second)
         assert acquire(holder="c") is not None
 
     def test_renewed_lives_on_and_lost_is_not_renewed(self, world: World) -> None:
@@ -76,12 +75,12 @@ class TestLease:
         assert lease is not None
         expire(world)
         with db.platform_session() as session:
-            operations.renew_lease(session, lease, duration=MINUTE)
+            leases.renew_lease(session, lease, duration=MINUTE)
         assert acquire() is None
         expire(world)
         assert acquire() is not None
         with pytest.raises(LeaseLost), db.platform_session() as session:
-            operations.renew_lease(session, lease, duration=MINUTE)
+            leases.renew_lease(session, lease, duration=MINUTE)
 
     def test_lost_commits_no_batch(self, world: World) -> None:
         lease = acquire()
@@ -105,7 +104,7 @@ class TestLease:
         with pytest.raises(LeaseLost), db.platform_session() as session:
             operations.ingest_batch(
                 session,
-                empty_batch(rules.EntryId(5, 0)),
+                empty_batch(EntryId(5, 0)),
                 lease=lease,
                 stream="usage:events:{0}",
                 correction=False,
@@ -169,7 +168,7 @@ class TestTwoDrains:
         assert (results[0]["outcome"], results[0]["entries"]) == ("busy", 0)
         position = world.position()
         assert (position.entries, position.events, position.accepted, position.duplicates) == (6, 6, 6, 0)
-        assert world.pending() == 0
+        assert world.unacknowledged() == 0
         world.assert_books_hold()
 
     def test_an_idle_one_keeps_its_shard(self, world: World) -> None:

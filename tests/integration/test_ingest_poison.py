@@ -66,7 +66,7 @@ class TestPoison:
         assert (letter.reason, letter.entry_index) == ("refused_by_database", 171)
         assert sqlstate in str(letter.detail)
         assert letter.raw == json.dumps(bad).encode()
-        assert world.pending() == 0
+        assert world.unacknowledged() == 0
         world.assert_books_hold()
 
     def test_several_are_found_with_duplicates_and_conflicts_between_them(
@@ -125,7 +125,7 @@ class TestDatabaseItself:
         world.add([event(), event()])
         counts = world.drain(work_seconds=0.2)
         assert (counts["outcome"], counts["events"]) == ("backing_off", 0)
-        assert (world.letters(), world.rows(), world.pending()) == ([], [], 1)
+        assert (world.letters(), world.rows(), world.unacknowledged()) == ([], [], 1)
         as_superuser.execute("DROP TRIGGER fail ON platform_usage_logs")
         assert world.drain()["accepted"] == 2
         world.assert_books_hold()
@@ -137,7 +137,7 @@ class TestDatabaseItself:
         as_superuser.execute("REVOKE INSERT ON platform_usage_logs FROM usage_worker")
         with pytest.raises(Exception, match="permission denied"):
             world.drain()
-        assert world.pending() == 1
+        assert world.unacknowledged() == 1
         assert world.position().is_held is False
         as_superuser.execute("GRANT INSERT ON platform_usage_logs TO usage_worker")
         assert world.drain()["accepted"] == 1

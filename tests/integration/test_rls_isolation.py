@@ -84,6 +84,7 @@ class TestCoverage:
             "usage_dead_letters",
             "subscription_changes",
             "ingest_positions",
+            "usage_seals",
             "audit_runs",
             "audit_findings",
             "job_runs",

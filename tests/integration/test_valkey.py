@@ -10,8 +10,9 @@ import redis
 
 from producers._client import connect
 from producers._config import EmitterConfig
+from worker.entries import EntryId, GroupMissing
 from worker.errors import ConfigurationError
-from worker.valkey import FIRST_ID, GroupMissing, StreamFigures, StreamReader, StreamTrouble, check_server
+from worker.valkey import StreamFigures, StreamReader, StreamTrouble, check_server
 
 KEY = "usage:events:{0}"
 
@@ -41,7 +42,7 @@ class TestReader:
         self, reader: StreamReader, valkey: redis.Redis
     ) -> None:
         valkey.execute_command("XADD", KEY, "5-1", "data", "a", b"\xff", "b", "data", "c")  # type: ignore[no-untyped-call]  # redis-py: untyped
-        entries = reader.read([KEY], count=10, block_ms=None)[KEY]
+        entries = reader.read({KEY: "0-0"}, count=10, block_ms=None)[KEY]
         assert [(entry_id, list(fields)) for entry_id, fields in entries] == [
             (b"5-1", [b"data", b"a", b"\xff", b"b", b"data", b"c"])
         ]
@@ -49,34 +50,45 @@ class TestReader:
     def test_waits_for_the_first_entry_no_longer_than_told(
         self, reader: StreamReader, valkey: redis.Redis
     ) -> None:
-        assert reader.read([KEY], count=10, block_ms=20) == {}
+        assert reader.read({KEY: "0-0"}, count=10, block_ms=20) == {}
         timer = threading.Timer(0.05, lambda: valkey.xadd(KEY, {"data": "x"}))
         timer.start()
-        assert len(reader.read([KEY], count=10, block_ms=5000)[KEY]) == 1
+        assert len(reader.read({KEY: "0-0"}, count=10, block_ms=5000)[KEY]) == 1
         timer.join()
 
-    def test_claims_in_order_with_a_cursor_and_names_what_was_deleted(
+    def test_adopts_in_order_and_names_what_was_deleted(
         self, reader: StreamReader, valkey: redis.Redis
     ) -> None:
-        for n in range(1, 8):
+        for n in range(1, 2508):
             valkey.xadd(KEY, {"data": str(n)}, id=f"{n}-0")
-        valkey.xreadgroup("g", "other", {KEY: ">"})
+        valkey.xreadgroup("g", "other", {KEY: ">"}, count=3000)
         valkey.xdel(KEY, "3-0")
-        assert reader.pending(KEY) == (7, "1-0")
-        found: list[bytes] = []
-        deleted: list[str] = []
-        cursor: str | None = FIRST_ID
-        for _ in range(10):
-            if cursor is None:
-                break
-            claimed = reader.claim(KEY, cursor=cursor, count=2)
-            cursor = claimed.cursor
-            found += [entry_id for entry_id, _ in claimed.entries]
-            deleted += claimed.deleted
-        assert found == [b"1-0", b"2-0", b"4-0", b"5-0", b"6-0", b"7-0"]
-        assert deleted == ["3-0"]
-        assert reader.acknowledge(KEY, [entry_id.decode() for entry_id in found]) == 6
+        assert reader.pending(KEY) == (2507, "1-0")
+        adopted = reader.adopt(KEY)
+        assert adopted.entry_ids == [f"{n}-0" for n in range(1, 2508) if n != 3]
+        assert adopted.deleted == ["3-0"]
+        assert reader.acknowledge(KEY, adopted.entry_ids) == 2506
         assert reader.pending(KEY) == (0, None)
+
+    def test_moves_the_group_and_says_where_it_stood(self, reader: StreamReader, valkey: redis.Redis) -> None:
+        for n in range(1, 6):
+            valkey.xadd(KEY, {"data": str(n)}, id=f"{n}-0")
+        assert reader.advance(KEY, "2-0", entries_read=2) == (EntryId(0, 0), 0, 0)
+        assert reader.states([KEY]) == {KEY: (EntryId(2, 0), 2, 0)}
+        assert reader.advance(KEY, "5-0", entries_read=5) == (EntryId(2, 0), 2, 0)
+        group = valkey.xinfo_groups(KEY)[0]
+        assert (group["lag"], group["pending"], group["entries-read"]) == (0, 0, 5)
+
+    @pytest.mark.parametrize("missing", ["key", "group"])
+    def test_says_that_there_is_no_group(
+        self, reader: StreamReader, valkey: redis.Redis, missing: str
+    ) -> None:
+        valkey.xadd(KEY, {"data": "x"}, id="1-0")
+        valkey.delete(KEY) if missing == "key" else valkey.xgroup_destroy(KEY, "g")
+        with pytest.raises(GroupMissing):
+            reader.states([KEY])
+        with pytest.raises(GroupMissing):
+            reader.advance(KEY, "1-0", entries_read=1)
 
     def test_creates_groups_twice_without_complaint(self, reader: StreamReader) -> None:
         reader.create_groups([KEY, "usage:corrections:{0}"])
@@ -98,20 +110,9 @@ class TestErrors:
     def test_say_that_the_group_is_gone(self, reader: StreamReader, valkey: redis.Redis) -> None:
         valkey.flushall()
         with pytest.raises(GroupMissing):
-            reader.read([KEY], count=1, block_ms=None)
-        with pytest.raises(GroupMissing):
-            reader.claim(KEY, cursor="0-0", count=1)
+            reader.adopt(KEY)
         with pytest.raises(GroupMissing):
             reader.pending(KEY)
-
-    def test_say_so_also_when_the_stream_vanishes_under_a_reader_that_waits(
-        self, reader: StreamReader, valkey: redis.Redis
-    ) -> None:
-        timer = threading.Timer(0.1, valkey.flushall)
-        timer.start()
-        with pytest.raises((GroupMissing, StreamTrouble)):
-            reader.read([KEY], count=1, block_ms=5000)
-        timer.join()
 
     def test_of_the_wrong_type_are_configuration(self, reader: StreamReader, valkey: redis.Redis) -> None:
         valkey.delete(KEY)
@@ -125,7 +126,7 @@ class TestErrors:
         client = connect(EmitterConfig(redis_url="redis://127.0.0.1:1/0"), for_emit=False)
         away = StreamReader(client, group="g", consumer="c")
         with pytest.raises(StreamTrouble):
-            away.read([KEY], count=1, block_ms=None)
+            away.read({KEY: "0-0"}, count=1, block_ms=None)
         with pytest.raises(StreamTrouble):
             away.create_groups([KEY])
 
@@ -136,8 +137,9 @@ class TestErrors:
         configurable.config_set("maxmemory", 1)
         with pytest.raises(redis.OutOfMemoryError):
             configurable.xadd(KEY, {"data": "y"})
-        entries = reader.read([KEY], count=10, block_ms=None)[KEY]
-        assert reader.acknowledge(KEY, [entries[0][0].decode()]) == 1
+        ((entry_id, _),) = reader.read({KEY: "0-0"}, count=10, block_ms=None)[KEY]
+        reader.advance(KEY, entry_id.decode(), entries_read=1)
+        assert reader.states([KEY])[KEY].last_delivered == EntryId.parse(entry_id)
 
 
 class TestServerPolicy:

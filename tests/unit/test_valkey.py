@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import redis
 
+from worker.entries import GroupMissing
 from worker.errors import ConfigurationError
-from worker.valkey import GroupMissing, StreamTrouble, Trouble, translate, trouble_of
+from worker.valkey import StreamTrouble, Trouble, translate, trouble_of
 
 
 class TestTroubleOf:

@@ -9,12 +9,14 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from producers import _stream
 from worker import db
+from worker.audits import books, pool, rls
 from worker.audits import operations as audits
-from worker.audits import pool, rls
 from worker.audits.findings import AuditReport
 from worker.database_url import Database
-from worker.entrypoints import schedule
+from worker.entrypoints import schedule, streams
+from worker.entrypoints._clock import utcnow
 from worker.models import policies
 from worker.settings import Settings
 
@@ -58,6 +60,25 @@ def audit_pool(settings: Settings, databases: Sequence[Database] = BOTH) -> list
             )
         reports.append(report)
     return reports
+
+
+def audit_books(settings: Settings, *, full: bool = False, accept: str | None = None) -> list[AuditReport]:
+    """This function will audit the books and seal what agrees; see `worker.audits.books.audit`."""
+
+    def keys(shard: int) -> tuple[str, str]:
+        name = settings.usage_stream
+        return _stream.stream_key(name, shard), _stream.correction_key(name, shard)
+
+    with streams.stream_client(settings) as client:
+        return [
+            books.audit(
+                lambda: session_of(Database.PLATFORM),
+                books.BookStreams(client, keys=keys),
+                clock=utcnow,
+                full=full,
+                accept=accept,
+            )
+        ]
 
 
 def fleet(settings: Settings) -> pool.Fleet:

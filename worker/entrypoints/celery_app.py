@@ -67,7 +67,7 @@ def create_app(settings: Settings) -> Celery:
         task_create_missing_queues=False,
         task_routes={f"{room}.*": {"queue": room} for room in QUEUES},
         # A task whose child is killed comes back; the attempts in job_runs bound how often. The drain and the
-        # ring opt out: the stream's pending list is their retry queue.
+        # ring opt out: the stream is their retry queue.
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_time_limit=TASK_TIME_LIMIT_SECONDS,

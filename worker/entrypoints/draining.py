@@ -13,7 +13,9 @@ from worker.entrypoints import streams
 from worker.entrypoints._clock import utcnow
 from worker.ingest import dead_letters as letters
 from worker.ingest import queries as ingest
-from worker.ingest.consumer import CONSUMER, Drain, DrainLimits, DrainOutcome
+from worker.ingest import switch
+from worker.ingest.consumer import CONSUMER, Drain
+from worker.ingest.effects import DrainLimits, DrainOutcome
 from worker.ingest.rules import AgeLimits
 from worker.settings import Settings
 from worker.valkey import StreamReader
@@ -36,23 +38,35 @@ def drain_shard(settings: Settings, *, shard: int, should_stop: Callable[[], boo
             now=utcnow,
             monotonic=time.monotonic,
             sleep=time.sleep,
-            limits=DrainLimits(
-                batch_size=settings.usage_batch_size, linger_ms=settings.usage_batch_linger_ms
-            ),
+            limits=drain_limits(settings),
+            stage_ahead=settings.usage_worker_pool_size > 1,
         )
         return drain.run()
 
 
-def is_busy(counts: dict[str, object]) -> bool:
-    """This function will say whether a drain found its shard in the hands of another."""
-    return counts["outcome"] == DrainOutcome.BUSY.value
+def is_left_alone(counts: dict[str, object]) -> bool:
+    """This function will say whether a ring now would be useless: another has the shard, or it is paused."""
+    return counts["outcome"] in (DrainOutcome.BUSY.value, DrainOutcome.PAUSED.value)
+
+
+def drain_limits(settings: Settings) -> DrainLimits:
+    """This function will return what a drain may do at once, and when it puts aside or pauses."""
+    return DrainLimits(
+        batch_size=settings.usage_batch_size,
+        linger_ms=settings.usage_batch_linger_ms,
+        poison_deliveries=settings.usage_poison_deliveries,
+        flood_share=settings.usage_flood_share,
+        flood_events=settings.usage_flood_events,
+        flood_window_seconds=settings.usage_flood_window_seconds,
+    )
 
 
 def undrained_shards(settings: Settings) -> list[int]:
-    """This function will name the shards that nobody drains at the moment."""
+    """This function will name the shards that nobody drains at the moment and that are not paused."""
     with db.platform_session() as session:
-        held = {position.shard for position in ingest.positions(session) if position.is_held}
-    return [shard for shard in range(settings.usage_stream_shards) if shard not in held]
+        left_alone = {position.shard for position in ingest.positions(session) if position.is_held}
+        left_alone |= {shard for shard, row in switch.supervision(session).items() if row.is_paused}
+    return [shard for shard in range(settings.usage_stream_shards) if shard not in left_alone]
 
 
 def age_limits(settings: Settings) -> AgeLimits:

@@ -9,6 +9,7 @@ from worker.settings import Settings
 
 RING_PERIOD = timedelta(seconds=10)
 REPLAY_PERIOD = timedelta(seconds=60)
+TRIM_PERIOD = timedelta(seconds=60)
 # An idle shard holds a slot while it waits for events; these remain for the other rooms.
 SPARE_SLOTS = 2
 
@@ -38,9 +39,11 @@ def periodic_tasks(settings: Settings) -> tuple[Periodic, ...]:
     return (
         Periodic("ingest.ring", RING_PERIOD, claimed=False),
         Periodic("ingest.replay_waiting", REPLAY_PERIOD),
+        Periodic("ingest.trim", TRIM_PERIOD),
         Periodic("subscriptions.reconcile", timedelta(seconds=settings.usage_reconcile_interval_seconds)),
         Periodic("audits.rls", audit_period),
         Periodic("audits.pool", audit_period),
+        Periodic("audits.books", timedelta(seconds=settings.usage_books_interval_seconds)),
     )
 
 

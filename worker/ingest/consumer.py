@@ -1,97 +1,52 @@
-"""The drain of one shard: read, commit, acknowledge, for as long as the budget lasts.
+"""The drain: counts the events of one shard's two streams, each exactly once.
 
-What makes it count each event once, and lose none:
-
-- Nothing is acknowledged before the transaction that stored its outcome is committed. A crash anywhere
-  delivers again, and what is delivered again changes nothing: the event's id decides.
-- One drain per shard, by a lease in the database. A holder that lost it cannot commit, so the next one may
-  claim its entries at once, however short they have been idle: the lease's time is the idle time.
-- The position never passes an entry that is not processed. On taking the shard, and after any trouble, what
-  is pending is claimed first, in the order of ids, before anything new is read. And whenever new entries
-  were read, the group may hold exactly these: if it holds more (a reply that was lost, a former holder that
-  woke up and read once more), all of it is claimed and processed in order instead.
+What it decides stands in `core.py`. Here it is done: the stream is read in the caller's thread, where events
+are decoded as well, and the transaction of the batch before runs meanwhile in a thread of its own, so that
+Python and PostgreSQL work at the same time.
 """
 
 from __future__ import annotations
 
-import enum
+import contextlib
+import contextvars
+import gc
 import random
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy.orm import Session
 
 from producers import _stream
-from worker import log, valkey
-from worker.ingest import operations, pacing, rules
-from worker.ingest.operations import Lease, LeaseLost
-from worker.ingest.pacing import Pace
+from worker import log
+from worker.entries import EntryId, GroupMissing, GroupState, RawEntry
+from worker.ingest import core, effects, leases, operations, plain_rows, rules
+from worker.ingest.effects import DrainLimits, Effect, Report
+from worker.ingest.leases import Lease
+from worker.ingest.plain import Decoder
+from worker.ingest.plain_rows import NotPlain
+from worker.ingest.preparing import PlainPart, prepare
 from worker.ingest.rules import AgeLimits, Batch, Counts
 from worker.sqlstate import FailureKind, kind_of, sqlstate_of
-from worker.valkey import RawEntry, StreamReader
+from worker.valkey import StreamReader
 
 OpenSession = Callable[[], AbstractContextManager[Session]]
-BATCH_BYTES: Final = 16 * 1024 * 1024
 # One name for all: the lease tells drains apart, and names of processes would pile up in the group for ever.
 CONSUMER: Final = "drain"
+_TURN_SECONDS: Final = 0.0005
+_Result = TypeVar("_Result")
 _log = log.get_logger(__name__)
 
 
-class DrainOutcome(enum.StrEnum):
-    """How a drain ended."""
-
-    IDLE = "idle"
-    """Nothing came for as long as it may wait."""
-    DRAINED = "drained"
-    """It processed entries, and its budget is used up or the stream is empty."""
-    BUSY = "busy"
-    """Somebody else has the shard."""
-    STOPPED = "stopped"
-    """It was told to stop."""
-    BACKING_OFF = "backing_off"
-    """A server was in trouble until the budget was used up; only what is committed was acknowledged."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrainLimits:
-    """How much a drain does at once and how long it stays, in seconds unless the name says otherwise.
-
-    It ends `work_seconds` after its first batch, or after `idle_seconds` altogether; trouble is waited out
-    for `work_seconds`.
-    """
-
-    batch_size: int = 5000
-    batch_bytes: int = BATCH_BYTES
-    linger_ms: int = 20
-    block_ms: int = 1000
-    work_seconds: float = 5.0
-    idle_seconds: float = 60.0
-    lease_seconds: float = 15.0
-    shortest_wait: float = 0.1
-    longest_wait: float = 5.0
-
-
-@dataclass(slots=True)
-class _Run:
-    """What one drain has come to."""
-
-    lease: Lease | None = None
-    renewed_at: float = 0.0
-    counts: Counts = field(default_factory=Counts)
-    batches: int = 0
-    lost: int = 0
-    pending_first: bool = True
-    group_known: bool = False
-    failures: int = 0
-    failing_since: float = 0.0
-    first_batch_at: float | None = None
-
-
 class Drain:
-    """One shard's consumer; `run()` drains it once, for one budget."""
+    """One shard's consumer; `run()` drains it once, for one budget.
+
+    With `stage_ahead` it uses two connections at a time, otherwise one.
+    """
 
     def __init__(
         self,
@@ -108,11 +63,11 @@ class Drain:
         sleep: Callable[[float], None],
         limits: DrainLimits | None = None,
         jitter: Callable[[], float] = random.random,
+        stage_ahead: bool = True,
     ) -> None:
         self._shard = shard
-        self._events_key = _stream.stream_key(stream, shard)
         self._corrections_key = _stream.correction_key(stream, shard)
-        self._keys = (self._events_key, self._corrections_key)
+        self._keys = (_stream.stream_key(stream, shard), self._corrections_key)
         self._reader = reader
         self._open_session = open_session
         self._age_limits = age_limits
@@ -123,7 +78,13 @@ class Drain:
         self._sleep = sleep
         self._limits = limits or DrainLimits()
         self._jitter = jitter
-        self._pace = Pace(batch_size=self._limits.batch_size, batch_bytes=self._limits.batch_bytes)
+        self._stage_ahead = stage_ahead
+        self._decoder = Decoder(age_limits)
+        self._lease_time = timedelta(seconds=self._limits.lease_seconds)
+        self._held: Lease | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        self._storing: Future[tuple[Lease, Counts]] | None = None
+        self._staged: _Staged | None = None
 
     def run(self) -> dict[str, object]:
         """This function will drain the shard until its budget is used up, and return what it counted.
@@ -132,193 +93,225 @@ class Drain:
         seconds, outcome. Trouble that passes is waited out inside the budget; what does not pass
         (configuration, a bug) is raised, with nothing acknowledged that is not committed.
         """
-        run, started = _Run(), self._monotonic()
-        try:
-            outcome = self._until_done(run, started)
-        finally:
-            self._release(run)
+        started = self._monotonic()
+        with ThreadPoolExecutor(2, "store") as self._threads, _at_work():
+            try:
+                report = self._perform()
+            finally:
+                # Also when the process is told to end in the middle: nobody has to wait for the lease's end.
+                self._wait()
+                self._release()
         return {
             "shard": self._shard,
-            **{name: getattr(run.counts, name) for name in rules.COUNTERS},
-            "lost": run.lost,
-            "batches": run.batches,
+            **{name: getattr(report.counts, name) for name in rules.COUNTERS},
+            "lost": report.lost,
+            "batches": report.batches,
             "seconds": round(self._monotonic() - started, 3),
-            "outcome": outcome.value,
+            "outcome": report.outcome.value,
         }
 
-    def _until_done(self, run: _Run, started: float) -> DrainOutcome:
-        while True:
-            if self._should_stop():
-                return DrainOutcome.STOPPED
-            now = self._monotonic()
-            if run.failures and now - run.failing_since >= self._limits.work_seconds:
-                return DrainOutcome.BACKING_OFF
-            if self._worked_enough(run) or now - started >= self._limits.idle_seconds:
-                return DrainOutcome.DRAINED if run.batches else DrainOutcome.IDLE
-            try:
-                self._hold(run)
-                if run.lease is None:
-                    return DrainOutcome.BUSY
-                if self._turn(run):
-                    run.failures = 0
-            except LeaseLost:
-                _log.warning("lease lost", shard=self._shard)
-                run.lease = None
-                return DrainOutcome.BUSY
-            except valkey.GroupMissing:
-                _log.error("consumer group is gone: created again at 0", shard=self._shard)
-                run.group_known = False
-                self._back_off(run)
-            except Exception as exc:
-                if kind_of(exc) is not FailureKind.TRANSIENT:
-                    raise
-                _log.warning(
-                    "backing off", shard=self._shard, error=type(exc).__name__, sqlstate=sqlstate_of(exc)
-                )
-                self._back_off(run)
+    def _perform(self) -> Report:
+        steps = core.DrainCore(
+            keys=self._keys,
+            corrections_key=self._corrections_key,
+            limits=self._limits,
+            should_stop=self._should_stop,
+            monotonic=self._monotonic,
+            jitter=self._jitter,
+            is_transient=lambda error: kind_of(error) is FailureKind.TRANSIENT,
+            warn=self._warn,
+        ).steps()
+        try:
+            effect = next(steps)
+            while True:
+                try:
+                    answer = self._do(effect)
+                except Exception as error:  # noqa: BLE001  the core decides about each
+                    effect = steps.throw(error)
+                else:
+                    effect = steps.send(answer)
+        except StopIteration as end:
+            report: Report = end.value
+            return report
 
-    def _worked_enough(self, run: _Run) -> bool:
-        # By the clock and not by the time spent working: what was counted shows in Flower when a drain ends.
-        first = run.first_batch_at
-        return first is not None and self._monotonic() - first >= self._limits.work_seconds
+    def _do(self, effect: Effect) -> Any:
+        match effect:
+            case effects.Read(cursors, count, block_ms):
+                return self._reader.read(cursors, count=count, block_ms=block_ms)
+            case effects.Prepare(key, entries, position, park):
+                return self._prepare(key, entries, position, park)
+            case effects.Start(key, batch, lease):
+                return self._start(key, batch, cast("Lease", lease))
+            case effects.Finish():
+                return self._finish()
+            case effects.Advance(key, entry_id, entries_read):
+                return self._reader.advance(key, entry_id, entries_read=entries_read)
+            case effects.Acknowledge(key, entry_ids):
+                return self._reader.acknowledge(key, entry_ids)
+            case effects.Sleep(seconds):
+                return self._sleep(seconds)
+            case effects.Inspect(create):
+                return self._inspect(create)
+            case effects.Adopt(key):
+                return self._reader.adopt(key)
+            case _:
+                return self._do_with_lease(effect)
 
-    def _turn(self, run: _Run) -> bool:
-        """One step: what is pending, or one batch of what is new; True when new entries can be read again."""
-        if not run.group_known:
-            self._reader.create_groups(self._keys)
-            run.group_known = True
-        if run.pending_first:
-            run.pending_first = not self._process_pending(run)
-            return False
-        # Blocking for a second at most, so that the flag to stop and the lease are looked at.
-        asked = self._pace.wanted()
-        entries = self._reader.read(self._keys, count=asked, block_ms=self._limits.block_ms)
-        if not entries:
-            return True
-        self._fill(entries, asked)
-        if self._only_these_are_pending(entries):
-            for key in self._keys:
-                if key in entries:
-                    self._process(run, key, entries[key])
-        else:
-            run.pending_first = True
-        return True
+    def _do_with_lease(self, effect: Effect) -> Any:
+        self._forget_staged()
+        match effect:
+            case effects.TakeLease():
+                with self._open_session() as session:
+                    taken = leases.acquire_lease(
+                        session,
+                        shard=self._shard,
+                        holder=self._holder,
+                        duration=self._lease_time,
+                        careful_events=2 * self._limits.batch_size,
+                        careful_after=core.CAREFUL_AFTER,
+                    )
+                self._held = taken
+                if taken is not None and taken.is_careful:
+                    self._warn("processes vanished over this shard: entries are taken one by one")
+                return taken
+            case effects.RenewLease():
+                with self._open_session() as session:
+                    renewed = leases.renew_lease(session, self._lease(), duration=self._lease_time)
+                self._held = renewed
+                return renewed
+            case effects.Suspect(_, key, entry_id):
+                with self._open_session() as session:
+                    return leases.note_suspect(session, self._lease(), entry=f"{key} {entry_id}")
+            case effects.ReleaseLease():
+                return self._release()
+            case _:
+                raise UnknownEffect
 
-    def _hold(self, run: _Run) -> None:
-        """Takes the shard, or keeps it. After trouble its position is read again: it may have moved."""
-        duration = timedelta(seconds=self._limits.lease_seconds)
-        if run.lease is None:
-            with self._open_session() as session:
-                taken = operations.acquire_lease(
-                    session, shard=self._shard, holder=self._holder, duration=duration
-                )
-            run.lease = taken
-        elif run.failures or self._monotonic() - run.renewed_at >= self._limits.lease_seconds / 3:
-            with self._open_session() as session:
-                renewed = operations.renew_lease(session, run.lease, duration=duration)
-            run.lease = renewed
-        else:
-            return
-        run.renewed_at = self._monotonic()
+    def _inspect(self, create: bool) -> dict[str, GroupState]:
+        try:
+            return self._reader.states(self._keys)
+        except GroupMissing:
+            if not create:
+                raise
+        self._reader.create_groups(self._keys)
+        return self._reader.states(self._keys)
 
-    def _fill(self, entries: dict[str, list[RawEntry]], asked: int) -> None:
-        """Reads on until the batch is full, or until nothing came for the length of the linger."""
-        fresh, lingered = entries, False
-        events = size = 0
-        while True:
-            read_events, read_size = pacing.extent(one for some in fresh.values() for one in some)
-            events, size = events + read_events, size + read_size
-            self._pace.learn(entries=sum(map(len, fresh.values())), events=read_events, size=read_size)
-            if max(map(len, fresh.values()), default=0) < asked:
-                # The stream is empty. What comes in the next moments shares the transaction.
-                if lingered or not self._limits.linger_ms:
-                    return
-                lingered = True
-                self._sleep(self._limits.linger_ms / 1000)
-            asked = self._pace.wanted(events=events, size=size)
-            if not asked:
-                return
-            fresh = self._reader.read(self._keys, count=asked, block_ms=None)
-            for key, more in fresh.items():
-                entries.setdefault(key, []).extend(more)
+    def _lease(self) -> Lease:
+        if self._held is None:
+            raise effects.LeaseLost
+        return self._held
 
-    def _only_these_are_pending(self, entries: Mapping[str, Sequence[RawEntry]]) -> bool:
-        for key, read in entries.items():
-            pending = self._reader.pending(key)
-            if pending.entries != len(read):
-                _log.warning(
-                    "the group holds other entries than were read: claiming all",
-                    shard=self._shard,
-                    stream=key,
-                    pending=pending.entries,
-                    read=len(read),
-                )
-                return False
-        return True
-
-    def _process_pending(self, run: _Run) -> bool:
-        """Claims what the group holds, of any consumer, and processes it in the order of ids; True: all."""
-        for key in self._keys:
-            cursor: str | None = valkey.FIRST_ID
-            while cursor is not None:
-                if self._should_stop() or self._worked_enough(run):
-                    return False
-                entries, cursor = self._claim_batch(run, key, cursor)
-                if entries:
-                    self._process(run, key, entries)
-        return True
-
-    def _claim_batch(self, run: _Run, key: str, cursor: str | None) -> tuple[list[RawEntry], str | None]:
-        entries: list[RawEntry] = []
-        events = size = 0
-        while cursor is not None and (wanted := self._pace.wanted(events=events, size=size)):
-            claimed = self._reader.claim(key, cursor=cursor, count=wanted)
-            cursor = claimed.cursor
-            if claimed.deleted:
-                run.lost += len(claimed.deleted)
-                _log.error(
-                    "pending entries were deleted from the stream: their events are lost",
-                    shard=self._shard,
-                    stream=key,
-                    entry_ids=claimed.deleted[:20],
-                    lost=len(claimed.deleted),
-                )
-            if claimed.entries:
-                entries += claimed.entries
-                claimed_events, claimed_size = pacing.extent(claimed.entries)
-                events, size = events + claimed_events, size + claimed_size
-                self._pace.learn(entries=len(claimed.entries), events=claimed_events, size=claimed_size)
-        return entries, cursor
-
-    def _process(self, run: _Run, key: str, entries: Sequence[RawEntry]) -> None:
-        """Commits the outcome of each event, and acknowledges the entries after that."""
-        if run.lease is None:
-            raise LeaseLost
+    def _prepare(self, key: str, entries: Sequence[RawEntry], position: EntryId, park: int) -> Batch:
         correction = key == self._corrections_key
-        batch = rules.read_entries(
-            entries,
-            position=run.lease.position(correction=correction),
-            limits=self._age_limits,
-            now=self._now(),
-            correction=correction,
-        )
-        with self._open_session() as session:
-            lease, counts = operations.ingest_batch(
-                session,
-                batch,
-                lease=run.lease,
-                stream=key,
-                correction=correction,
-                duration=timedelta(seconds=self._limits.lease_seconds),
+        if park:
+            self._warn("an entry's process vanished too often: put aside", stream=key, deliveries=park)
+            return rules.park_entry(entries[0], position=position, deliveries=park, now=self._now())
+        if not correction and EntryId.parse(entries[0][0]) > position:
+            batch = prepare(
+                self._decoder, entries, position=position, limits=self._age_limits, now=self._now()
             )
-        run.lease, run.renewed_at = lease, self._monotonic()
-        run.counts += counts
-        run.batches += 1
-        if run.first_batch_at is None:
-            run.first_batch_at = self._monotonic()
+            if batch is not None:
+                self._stage(batch)
+                return batch
+        return self._read_slowly(entries, position, correction=correction)
+
+    def _read_slowly(self, entries: Sequence[RawEntry], position: EntryId, *, correction: bool) -> Batch:
+        return rules.read_entries(
+            entries, position=position, limits=self._age_limits, now=self._now(), correction=correction
+        )
+
+    def _stage(self, batch: Batch) -> None:
+        """While the batch before is being stored, a second connection can take this one's rows already."""
+        self._forget_staged()
+        if batch.plain is not None and self._storing is not None and self._stage_ahead:
+            stack = ExitStack()
+            self._staged = _Staged(batch, stack, self._submit(self._copy, stack, batch.plain))
+
+    def _copy(self, stack: ExitStack, part: PlainPart) -> Session:
+        session = stack.enter_context(self._open_session())
+        plain_rows.stage(session, part)
+        return session
+
+    def _forget_staged(self) -> None:
+        staged, self._staged = self._staged, None
+        if staged is not None:
+            staged.forget()
+
+    def _start(self, key: str, batch: Batch, lease: Lease) -> None:
+        staged, self._staged = self._staged, None
+        if staged is not None and staged.batch is not batch:
+            staged.forget()
+            staged = None
+        self._storing = self._submit(self._store, key, batch, lease, staged)
+
+    def _submit(self, work: Callable[..., _Result], *arguments: object) -> Future[_Result]:
+        if self._threads is None:
+            raise NothingStarted
+        # With what belongs to the task in hand, so that its lines in the log have it too.
+        context = contextvars.copy_context()
+        return self._threads.submit(lambda: context.run(work, *arguments))
+
+    def _store(self, key: str, batch: Batch, lease: Lease, staged: _Staged | None) -> tuple[Lease, Counts]:
+        """Commits the outcome of each event of a batch, in a thread of its own."""
+        try:
+            if staged is not None:
+                with staged.stack:
+                    stored, counts = self._ingest(staged.copied.result(), key, batch, lease, is_staged=True)
+            else:
+                with self._open_session() as session:
+                    stored, counts = self._ingest(session, key, batch, lease)
+        except NotPlain as unusual:
+            _log.info("a batch is stored the slow way", shard=self._shard, why=str(unusual))
+            batch = self._read_slowly(batch.entries, batch.position, correction=False)
+            with self._open_session() as session:
+                stored, counts = self._ingest(session, key, batch, lease)
         if counts.recovered:
             self._report_recovered(batch, counts)
-        self._reader.acknowledge(key, [entry_id.decode() for entry_id, _ in entries])
+        if stored.is_paused:
+            self._warn("too many events were refused: the shard is paused", reason=operations.FLOOD)
+        return stored, counts
+
+    def _ingest(
+        self, session: Session, key: str, batch: Batch, lease: Lease, *, is_staged: bool = False
+    ) -> tuple[Lease, Counts]:
+        return operations.ingest_batch(
+            session,
+            batch,
+            lease=lease,
+            stream=key,
+            correction=key == self._corrections_key,
+            duration=self._lease_time,
+            limits=self._limits,
+            is_staged=is_staged,
+        )
+
+    def _finish(self) -> tuple[Lease, Counts]:
+        storing, self._storing = self._storing, None
+        if storing is None:
+            raise NothingStarted
+        lease, counts = storing.result()
+        self._held = lease
+        return lease, counts
+
+    def _wait(self) -> None:
+        self._forget_staged()
+        if self._storing is not None:
+            # Its error, if any, is of no interest any more: nothing is acknowledged.
+            self._storing.exception()
+            self._storing = None
+
+    def _release(self) -> None:
+        lease, self._held = self._held, None
+        if lease is None:
+            return
+        try:
+            with self._open_session() as session:
+                leases.release_lease(session, lease)
+        except Exception as exc:
+            # The lease ends by itself; what brought us here says more than this would.
+            if kind_of(exc) is not FailureKind.TRANSIENT:
+                raise
+            _log.warning("lease not released", shard=self._shard, error=type(exc).__name__)
 
     def _report_recovered(self, batch: Batch, counts: Counts) -> None:
         _log.error(
@@ -329,27 +322,52 @@ class Drain:
             event_ids=[str(event.event_id) for event in batch.events if rules.is_recovered(event)][:20],
         )
 
-    def _back_off(self, run: _Run) -> None:
-        """Waits, longer each time and never twice the same, so that drains do not come back in step."""
-        run.pending_first = True
-        if not run.failures:
-            run.failing_since = self._monotonic()
-        run.failures += 1
-        longest = min(self._limits.longest_wait, self._limits.shortest_wait * 2.0 ** (run.failures - 1))
-        left = self._limits.work_seconds - (self._monotonic() - run.failing_since)
-        wait = min(longest * (0.5 + self._jitter() / 2), left)
-        while wait > 0 and not self._should_stop():
-            self._sleep(min(wait, 1.0))
-            wait -= 1.0
+    def _warn(self, message: str, *, error: BaseException | None = None, **values: object) -> None:
+        if error is not None:
+            values.update(error=type(error).__name__, sqlstate=sqlstate_of(error))
+        _log.warning(message, shard=self._shard, **values)
 
-    def _release(self, run: _Run) -> None:
-        if run.lease is None:
-            return
-        try:
-            with self._open_session() as session:
-                operations.release_lease(session, run.lease)
-        except Exception as exc:
-            # The lease ends by itself; what brought us here says more than this would.
-            if kind_of(exc) is not FailureKind.TRANSIENT:
-                raise
-            _log.warning("lease not released", shard=self._shard, error=type(exc).__name__)
+
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    """A batch whose rows are on their way to a connection; leaving `stack` commits or rolls back there."""
+
+    batch: Batch
+    stack: ExitStack
+    copied: Future[Session]
+
+    def forget(self) -> None:
+        """Rolls back; what went wrong is of no interest any more."""
+        with contextlib.suppress(_Forgotten), self.stack:
+            self.copied.exception()
+            raise _Forgotten
+
+
+class _Forgotten(Exception):
+    """Makes a session roll back."""
+
+
+class UnknownEffect(AssertionError):
+    """The core asked for something that this interpreter does not know."""
+
+
+class NothingStarted(AssertionError):
+    """The core waited for a transaction that it had not begun."""
+
+
+@contextmanager
+def _at_work() -> Iterator[None]:
+    """A batch is thousands of small objects without cycles: looking for some takes a tenth of the time.
+
+    And the thread that talks to the database gets its turn within a fraction of a millisecond: it needs
+    little, and the database waits for it.
+    """
+    had_collector, interval = gc.isenabled(), sys.getswitchinterval()
+    gc.disable()
+    sys.setswitchinterval(_TURN_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+        if had_collector:
+            gc.enable()

@@ -6,7 +6,7 @@ Every function works inside the caller's transaction and never commits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from typing import Final
@@ -15,85 +15,20 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from worker import log
-from worker.errors import TransientError
-from worker.ingest import corrections, queries, rows, rules
-from worker.ingest.rules import Batch, Counts, EntryId, Outcome, Received
+from worker.entries import EntryId
+from worker.ingest import corrections, plain_rows, queries, rows, rules
+from worker.ingest.effects import DrainLimits, LeaseLost, ShardPaused
+from worker.ingest.leases import Lease
+from worker.ingest.plain_rows import ConnectionLost
+from worker.ingest.rules import Batch, Counts, Outcome, Received
 from worker.rollups import operations as rollups
 from worker.sqlstate import FailureKind, kind_of, sqlstate_of
 
 _log = log.get_logger(__name__)
 
 
-class LeaseLost(TransientError):
-    """Another drain has taken this shard: roll back, acknowledge nothing, leave."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to write one shard, and where its two streams stand.
-
-    It is as good as the epoch in the shard's row: each take-over adds one, and no batch is committed under
-    another. `lease_until` in the row only says when somebody else may take over.
-    """
-
-    shard: int
-    epoch: int
-    events_at: EntryId
-    corrections_at: EntryId
-
-    def position(self, *, correction: bool) -> EntryId:
-        """This function will return the highest entry processed on one of the two streams."""
-        return self.corrections_at if correction else self.events_at
-
-
-_CREATE: Final = text("INSERT INTO ingest_positions (shard) VALUES (:shard) ON CONFLICT (shard) DO NOTHING")
-# The time is the database's, so that no two hosts need to agree about it.
-_TAKE: Final = text("""
-    UPDATE ingest_positions
-       SET epoch = epoch + 1, holder = :holder, lease_until = clock_timestamp() + :duration,
-           updated_at = now()
-     WHERE shard = :shard AND (lease_until IS NULL OR lease_until <= clock_timestamp())
-    RETURNING epoch, last_entry_id, last_correction_id
-""")
-_RENEW: Final = text("""
-    UPDATE ingest_positions SET lease_until = clock_timestamp() + :duration
-     WHERE shard = :shard AND epoch = :epoch
-    RETURNING epoch, last_entry_id, last_correction_id
-""")
-_RELEASE: Final = text("""
-    UPDATE ingest_positions SET holder = NULL, lease_until = NULL, updated_at = now()
-     WHERE shard = :shard AND epoch = :epoch
-""")
-
-
-def acquire_lease(session: Session, *, shard: int, holder: str, duration: timedelta) -> Lease | None:
-    """This function will take the shard for `duration`, or return None while somebody else has it.
-
-    Once the caller has committed, nobody who held the shard before can commit a batch: their epoch is over.
-    """
-    session.execute(_CREATE, {"shard": shard})
-    row = session.execute(_TAKE, {"shard": shard, "holder": holder, "duration": duration}).one_or_none()
-    if row is None:
-        return None
-    return Lease(shard, row.epoch, EntryId.parse(row.last_entry_id), EntryId.parse(row.last_correction_id))
-
-
-def renew_lease(session: Session, lease: Lease, *, duration: timedelta) -> Lease:
-    """This function will lengthen the lease and return it with the positions of now, or raise LeaseLost."""
-    parameters = {"shard": lease.shard, "epoch": lease.epoch, "duration": duration}
-    row = session.execute(_RENEW, parameters).one_or_none()
-    if row is None:
-        raise LeaseLost
-    return replace(
-        lease,
-        events_at=EntryId.parse(row.last_entry_id),
-        corrections_at=EntryId.parse(row.last_correction_id),
-    )
-
-
-def release_lease(session: Session, lease: Lease) -> None:
-    """This function will give the shard back; nothing happens when it was lost."""
-    session.execute(_RELEASE, {"shard": lease.shard, "epoch": lease.epoch})
+FLOOD: Final = "flood"
+_LIMITS: Final = DrainLimits()
 
 
 # The row's lock makes true that nobody takes the shard over before this transaction ends, however long it
@@ -104,59 +39,99 @@ _LOCK: Final = text("""
     SELECT last_entry_id, last_correction_id,
            set_config('idle_in_transaction_session_timeout', :patience, true),
            CASE current_setting('synchronous_commit') WHEN 'off'
-                THEN set_config('synchronous_commit', 'on', true) END
+                THEN set_config('synchronous_commit', 'on', true) END,
+           paused_at
       FROM ingest_positions
      WHERE shard = :shard AND epoch = :epoch
        FOR UPDATE
 """)
+# The window of the flood breaker begins with the first batch after the last one ended.
 _ADVANCE: Final = text("""
-    UPDATE ingest_positions
+    UPDATE ingest_positions AS position
        SET last_entry_id = :events_at, last_correction_id = :corrections_at,
            entries = entries + :entries, events = events + :events, accepted = accepted + :accepted,
            duplicates = duplicates + :duplicates, conflicts = conflicts + :conflicts,
            rejected = rejected + :rejected, recovered = recovered + :recovered,
+           careful_left = greatest(careful_left - :events, 0), suspect_id = NULL, suspect_deliveries = 0,
+           crashes = CASE WHEN careful_left > :events THEN crashes ELSE 0 END,
+           flood_since = CASE WHEN goes_on THEN flood_since ELSE clock_timestamp() END,
+           flood_events = seen, flood_refused = refused,
+           paused_at = CASE WHEN is_flood THEN clock_timestamp() END,
+           paused_by = CASE WHEN is_flood THEN 'usage-worker' END,
+           paused_reason = CASE WHEN is_flood THEN :flood END,
            lease_until = clock_timestamp() + :duration, updated_at = now()
-     WHERE shard = :shard AND epoch = :epoch
+      FROM (SELECT shard AS of_shard, goes_on, seen, refused,
+                   seen >= :flood_events AND refused > :flood_share * seen AS is_flood
+              FROM (SELECT shard, goes_on,
+                           CASE WHEN goes_on THEN flood_events ELSE 0 END + :events AS seen,
+                           CASE WHEN goes_on THEN flood_refused ELSE 0 END + :refused AS refused
+                      FROM (SELECT shard, flood_events, flood_refused,
+                                   coalesce(flood_since > clock_timestamp() - :flood_window, false) AS goes_on
+                              FROM ingest_positions WHERE shard = :shard) AS before) AS counted) AS flood
+     WHERE position.shard = :shard AND position.epoch = :epoch AND flood.of_shard = position.shard
+    RETURNING careful_left, paused_at
 """)
 
 
 def ingest_batch(
-    session: Session, batch: Batch, *, lease: Lease, stream: str, correction: bool, duration: timedelta
+    session: Session,
+    batch: Batch,
+    *,
+    lease: Lease,
+    stream: str,
+    correction: bool,
+    duration: timedelta,
+    limits: DrainLimits = _LIMITS,
+    is_staged: bool = False,
 ) -> tuple[Lease, Counts]:
     """This function will answer each event of a batch, store what is new, and move the shard's position.
 
     It returns the lease as it is then, and the counts. Afterwards each event has its outcome. Raises
-    LeaseLost when somebody has taken the shard, or moved it, since the batch was read.
+    LeaseLost when somebody has taken the shard, or moved it, since the batch was read; ShardPaused; NotPlain
+    when a batch with plain events has to be stored the slow way. `is_staged` says that this very session has
+    its plain rows already.
     """
+    if batch.plain is not None and not is_staged:
+        plain_rows.stage(session, batch.plain)
     patience = f"{int(duration.total_seconds() * 1000)}ms"
     locked = session.execute(
         _LOCK, {"shard": lease.shard, "epoch": lease.epoch, "patience": patience}
     ).one_or_none()
     if locked is None:
         raise LeaseLost
+    if locked.paused_at is not None:
+        raise ShardPaused
     stands_at = locked.last_correction_id if correction else locked.last_entry_id
     if EntryId.parse(stands_at) != batch.position:
         raise LeaseLost("The shard's position moved since the batch was read: read it again.")
-    settle(session, batch.events, shard=lease.shard, correction=correction)
-    put_aside(session, batch.events, stream=stream, shard=lease.shard)
+    if batch.plain is not None:
+        plain_rows.store(session, batch.plain, shard=lease.shard)
+    if batch.events:
+        settle(session, batch.events, shard=lease.shard, correction=correction)
+        put_aside(session, batch.events, stream=stream, shard=lease.shard)
     counts = rules.count(batch)
     advanced = (
         replace(lease, corrections_at=batch.last_id)
         if correction
         else replace(lease, events_at=batch.last_id)
     )
-    session.execute(
+    row = session.execute(
         _ADVANCE,
         {
             **{name: getattr(counts, name) for name in rules.COUNTERS},
+            "refused": rules.count_flood(batch),
             "shard": lease.shard,
             "epoch": lease.epoch,
             "events_at": str(advanced.events_at),
             "corrections_at": str(advanced.corrections_at),
             "duration": duration,
+            "flood": FLOOD,
+            "flood_share": limits.flood_share,
+            "flood_events": limits.flood_events,
+            "flood_window": timedelta(seconds=limits.flood_window_seconds),
         },
-    )
-    return advanced, counts
+    ).one()
+    return replace(advanced, is_careful=row.careful_left > 0, is_paused=row.paused_at is not None), counts
 
 
 def settle(session: Session, events: Sequence[Received], *, shard: int, correction: bool) -> None:
@@ -226,8 +201,8 @@ _STORED: Final = ", ".join(rows.COLUMNS[1:])
 _INSERT: Final = text(
     """
     WITH fresh AS (
-        INSERT INTO platform_usage_logs ({stored})
-        SELECT {stored} FROM {batch} ORDER BY id
+        INSERT INTO platform_usage_logs ({stored}, stored_at)
+        SELECT {stored}, {stored_at} FROM {batch} ORDER BY id
         ON CONFLICT (id) DO NOTHING
         RETURNING id, user_id, feature, provider, model, occurred_at, input_tokens, output_tokens,
                   tokens_used, cost_usd, corrects, void
@@ -237,6 +212,7 @@ _INSERT: Final = text(
     SELECT n FROM {batch} AS batch WHERE NOT EXISTS (SELECT FROM fresh WHERE fresh.id = batch.id)
     """.replace("{stored}", _STORED)
     .replace("{batch}", _BATCH)
+    .replace("{stored_at}", plain_rows.STORED_AT.format(shard=":shard"))
     .replace("{rollups}", rollups.addition("fresh"))
 )
 
@@ -280,11 +256,7 @@ def _insert(session: Session, events: Sequence[Received], *, shard: int, again: 
             cursor.execute(_CLEAR.text)
         with cursor.copy(_COPY) as copy:
             copy.write("".join(lines))
-    return list(session.execute(_INSERT).scalars())
-
-
-class ConnectionLost(TransientError):
-    """The connection to the database was closed under the batch."""
+    return list(session.execute(_INSERT, {"shard": shard}).scalars())
 
 
 def _answer_known(session: Session, events: Sequence[Received]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-MOST_AT_ONCE: Final = 128
+MOST_AT_ONCE: Final = 512
 
 
 def extent(entries: Iterable[tuple[bytes, Sequence[bytes]]]) -> tuple[int, int]:

@@ -6,17 +6,20 @@ import enum
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from producers import _events, _stream
 from producers._events import UsageEvent
+from worker.entries import EntryId, RawEntry
+
+if TYPE_CHECKING:
+    from worker.ingest.preparing import PlainPart
 
 WHOLE_ENTRY: Final = -1
 FIELD: Final = b"data"
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_DETAIL: Final = 500
 
 CONFLICT_DETAIL: Final = (
@@ -31,32 +34,6 @@ class Outcome(enum.StrEnum):
     DUPLICATE = "duplicate"
     CONFLICT = "conflict"
     REJECTED = "rejected"
-
-
-class EntryId(NamedTuple):
-    """The id of a stream entry, ordered as the server orders them."""
-
-    milliseconds: int
-    sequence: int
-
-    @classmethod
-    def parse(cls, text: bytes | str) -> EntryId:
-        """This function will read `123-4`, the server's own spelling."""
-        milliseconds, _, sequence = (text.decode() if isinstance(text, bytes) else text).partition("-")
-        return cls(int(milliseconds), int(sequence or 0))
-
-    def __str__(self) -> str:
-        return f"{self.milliseconds}-{self.sequence}"
-
-    def received_at(self, *, now: datetime) -> datetime:
-        """This function will return when the server took the entry; `now` for an id that is no time.
-
-        A producer may choose an entry's id itself, up to a number that no calendar holds.
-        """
-        try:
-            return _EPOCH + timedelta(milliseconds=self.milliseconds)
-        except OverflowError:
-            return now
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +85,16 @@ class Batch:
     """The events of some entries of one stream, in order.
 
     `position` is where the stream stood before, `last_id` where it stands after, `entry_count` how many
-    entries lie between.
+    entries lie between. `plain` has the ordinary events as finished rows; `events` all the others.
     """
 
     events: list[Received]
     position: EntryId
     last_id: EntryId
     entry_count: int
+    plain: PlainPart | None = None
+    # What it was made of, so that plain events can be read again the slow way.
+    entries: Sequence[RawEntry] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,6 +242,18 @@ def read_letter(
     return events
 
 
+def park_entry(entry: RawEntry, *, position: EntryId, deliveries: int, now: datetime) -> Batch:
+    """This function will put a whole entry aside unread: it counts as one event, its bytes are kept."""
+    raw_id, fields = entry
+    entry_id = EntryId.parse(raw_id)
+    values = [fields[at + 1] for at in range(0, len(fields) - 1, 2) if fields[at] == FIELD]
+    raw = values[0] if len(values) == 1 else resp(fields)
+    counted = entry_id > position
+    whole = Received(str(entry_id), WHOLE_ENTRY, raw, entry_id.received_at(now=now), counted)
+    whole.refuse("poison", f"its process vanished {deliveries} times while it was processed")
+    return Batch(events=[whole], position=position, last_id=max(position, entry_id), entry_count=int(counted))
+
+
 def is_correction_key(key: str) -> bool:
     """This function will say whether a stream's key is that of corrections, as in `usage:corrections:{0}`."""
     return key.split(":")[-2:-1] == ["corrections"]
@@ -355,6 +347,10 @@ def count(batch: Batch) -> Counts:
             tally[event.outcome] += 1
         elif event.outcome is Outcome.ACCEPTED:
             recovered += 1
+    if batch.plain is not None:
+        repeats = batch.plain.plain.repeats + batch.plain.known
+        tally[Outcome.DUPLICATE] += repeats
+        tally[Outcome.ACCEPTED] += batch.plain.plain.count - repeats
     return Counts(
         entries=batch.entry_count,
         events=sum(tally.values()),
@@ -363,6 +359,14 @@ def count(batch: Batch) -> Counts:
         conflicts=tally[Outcome.CONFLICT],
         rejected=tally[Outcome.REJECTED],
         recovered=recovered,
+    )
+
+
+def count_flood(batch: Batch) -> int:
+    """This function will count what speaks of a bad deploy: neither ids used again nor unknown users."""
+    return sum(
+        event.counted and event.outcome is Outcome.REJECTED and event.reason != "unknown_user"
+        for event in batch.events
     )
 
 

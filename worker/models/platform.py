@@ -13,11 +13,12 @@ import uuid
 import sqlalchemy as sa
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column  # noqa: TID251  the platform's one base
+from sqlalchemy.orm import Mapped, mapped_column
 
+from worker.models.platform_base import PlatformBase
+from worker.models.platform_records import AuditFinding, AuditRun, JobRun, UsageSeal
 from worker.models.types import (
     FALSE,
-    NAMING_CONVENTION,
     ZERO,
     Amount,
     AwareDateTime,
@@ -38,17 +39,25 @@ from worker.models.types import (
 from worker.models.vocabulary import (
     CostSource,
     EventStatus,
-    FindingState,
     PlanInterval,
-    Severity,
     SubscriptionStatus,
 )
 
-
-class PlatformBase(DeclarativeBase):
-    """The declarative base of the platform database; it shares nothing with the user data's."""
-
-    metadata = sa.MetaData(naming_convention=dict(NAMING_CONVENTION))
+__all__ = [
+    "AuditFinding",
+    "AuditRun",
+    "IngestPosition",
+    "JobRun",
+    "PlatformBase",
+    "PlatformUsageLog",
+    "SubscriptionChange",
+    "SubscriptionPlan",
+    "UsageDeadLetter",
+    "UsageHourly",
+    "UsageSeal",
+    "User",
+    "UserSubscription",
+]
 
 
 class User(PlatformBase):
@@ -191,6 +200,9 @@ class PlatformUsageLog(PlatformBase):
         json_object("metadata"),
         Index(None, "user_id", "occurred_at"),
         Index(None, "corrects", postgresql_where=text("corrects IS NOT NULL")),
+        # Where the rows of a window of the books lie, and those of a range of hours.
+        Index(None, "stored_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
+        Index(None, "occurred_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
@@ -291,6 +303,22 @@ class IngestPosition(PlatformBase):
     holder: Mapped[Words | None]
     lease_until: Mapped[Instant | None]
     updated_at: Mapped[Stamp]
+    # Holders that vanished since a batch was last committed; from some number on, entries are taken singly.
+    crashes: Mapped[Tally]
+    careful_left: Mapped[Tally]
+    suspect_id: Mapped[Words | None]
+    suspect_deliveries: Mapped[Tally]
+    paused_at: Mapped[Instant | None]
+    paused_by: Mapped[Words | None]
+    paused_reason: Mapped[Words | None]
+    # The window in which refused events are counted, so that a flood of them pauses the shard.
+    flood_since: Mapped[Instant | None]
+    flood_events: Mapped[Tally]
+    flood_refused: Mapped[Tally]
+    # How far the books are proved: nothing above is ever trimmed from the streams.
+    audited_entry_id: Mapped[Words] = mapped_column(server_default=text("'0-0'"))
+    audited_correction_id: Mapped[Words] = mapped_column(server_default=text("'0-0'"))
+    audited_at: Mapped[Instant | None]
 
 
 class UsageDeadLetter(PlatformBase):
@@ -334,63 +362,9 @@ class UsageDeadLetter(PlatformBase):
     clerk_id: Mapped[Words | None]
     target_id: Mapped[uuid.UUID | None]
     received_at: Mapped[Instant]
-    stored_at: Mapped[Stamp]
+    # Read under the lock of the shard's row, so the order of these times is that of the commits.
+    stored_at: Mapped[Instant] = mapped_column(server_default=text("clock_timestamp()"))
     replayed_at: Mapped[Instant | None]
     discarded_at: Mapped[Instant | None]
     corrected_raw: Mapped[bytes | None]
     replay_count: Mapped[int] = mapped_column(sa.Integer, server_default=ZERO)
-
-
-class AuditRun(PlatformBase):
-    """One run of one audit against one database."""
-
-    __tablename__ = "audit_runs"
-    __table_args__ = (json_object("counts"), Index(None, "kind", "database", "started_at"))
-
-    id: Mapped[Id]
-    kind: Mapped[str] = mapped_column(String(32))
-    database: Mapped[str] = mapped_column(String(128))
-    started_at: Mapped[Instant]
-    finished_at: Mapped[Instant | None]
-    outcome: Mapped[str | None] = mapped_column(String(32))
-    counts: Mapped[JsonObjectOrEmpty]
-
-
-class AuditFinding(PlatformBase):
-    """What a run found. The fingerprint is the same from run to run, so new and standing are told apart."""
-
-    __tablename__ = "audit_findings"
-    __table_args__ = (
-        UniqueConstraint("run_id", "fingerprint"),
-        one_of("severity", Severity),
-        one_of("state", FindingState),
-        Index(None, "fingerprint", "last_seen_at"),
-    )
-
-    id: Mapped[Id]
-    run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("audit_runs.id", ondelete="CASCADE"))
-    check_id: Mapped[str] = mapped_column(String(64))
-    severity: Mapped[str] = mapped_column(String(16))
-    database: Mapped[str] = mapped_column(String(128))
-    object: Mapped[Words]
-    message: Mapped[Words]
-    remediation: Mapped[Words | None]
-    fingerprint: Mapped[str] = mapped_column(String(64))
-    state: Mapped[str] = mapped_column(String(16))
-    first_seen_at: Mapped[Instant]
-    last_seen_at: Mapped[Instant]
-
-
-class JobRun(PlatformBase):
-    """A periodic job's claim on one window: the primary key lets one of two beats win."""
-
-    __tablename__ = "job_runs"
-    __table_args__ = (not_negative("attempts"), json_object("counts"), Index(None, "window_start"))
-
-    job: Mapped[str] = mapped_column(String(64), primary_key=True)
-    window_start: Mapped[dt.datetime] = mapped_column(AwareDateTime, primary_key=True)
-    started_at: Mapped[Instant]
-    finished_at: Mapped[Instant | None]
-    outcome: Mapped[str | None] = mapped_column(String(32))
-    counts: Mapped[JsonObjectOrEmpty]
-    attempts: Mapped[int] = mapped_column(sa.Integer, server_default=text("1"))

@@ -138,6 +138,8 @@ _DEAD_LETTER_FACTS = (
     "replay_count",
 )
 
+_AUDITED = ("audited_entry_id", "audited_correction_id", "audited_at")
+
 _PLATFORM = (
     TableSecurity("users", "id", (Grant(WORKER, WRITE), Grant(TENANTS, READ))),
     TableSecurity(
@@ -155,11 +157,17 @@ _PLATFORM = (
     TableSecurity(
         "usage_hourly", "user_id", (Grant(WORKER, EVERYTHING), Grant(AUDITOR, READ), Grant(TENANTS, READ))
     ),
-    TableSecurity("ingest_positions", None, (Grant(WORKER, WRITE), Grant(AUDITOR, READ))),
+    # The auditor says how far the books are proved, and nothing else in there.
+    TableSecurity(
+        "ingest_positions",
+        None,
+        (Grant(WORKER, WRITE), Grant(AUDITOR, READ), Grant(AUDITOR, (Privilege.UPDATE,), _AUDITED)),
+    ),
     # The auditor counts dead letters; it has no business with what is in them.
     TableSecurity(
         "usage_dead_letters", "user_id", (Grant(WORKER, WRITE), Grant(AUDITOR, READ, _DEAD_LETTER_FACTS))
     ),
+    TableSecurity("usage_seals", None, (Grant(WORKER, EVERYTHING), Grant(AUDITOR, EVERYTHING))),
     TableSecurity("audit_runs", None, (Grant(WORKER, WRITE), Grant(AUDITOR, WRITE))),
     TableSecurity("audit_findings", None, (Grant(WORKER, WRITE), Grant(AUDITOR, WRITE))),
     TableSecurity("job_runs", None, (Grant(WORKER, EVERYTHING), Grant(AUDITOR, READ))),

@@ -23,17 +23,20 @@ def addition(source: str) -> str:
 
     It takes the rows' locks in the order of the key, so that no two batches can wait for each other.
     """
-    return _upsert(
-        source, set_clause=", ".join(f"{name} = hourly.{name} + excluded.{name}" for name in queries.SUMS)
-    )
+    return _addition(queries.hourly(source))
 
 
-def _upsert(source: str, *, set_clause: str) -> str:
+def addition_of_sums(table: str) -> str:
+    """This function will return the statement that adds finished sums, one row per key, to the roll-ups."""
+    return _addition(f"SELECT {queries.KEY}, {', '.join(queries.SUMS)} FROM {table}")  # noqa: S608  a name of ours
+
+
+def _addition(hourly: str) -> str:
     return (
         _ADD.replace("{key}", queries.KEY)
         .replace("{sums}", ", ".join(queries.SUMS))
-        .replace("{hourly}", queries.hourly(source))
-        .replace("{set}", set_clause)
+        .replace("{hourly}", hourly)
+        .replace("{set}", ", ".join(f"{name} = hourly.{name} + excluded.{name}" for name in queries.SUMS))
     )
 
 

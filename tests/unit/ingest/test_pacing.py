@@ -18,10 +18,10 @@ class TestPace:
     def test_begins_small_and_doubles(self) -> None:
         one = pace()
         asked = []
-        for _ in range(6):
+        for _ in range(7):
             asked.append(one.wanted())
             one.learn(entries=asked[-1], events=asked[-1], size=300 * asked[-1])
-        assert asked == [16, 32, 64, 128, 128, 128]
+        assert asked == [16, 32, 64, 128, 256, 512, 512]
 
     def test_asks_for_fewer_entries_where_they_hold_more_events(self) -> None:
         one = pace()

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producers._events import parse
+from worker.entries import EntryId
 from worker.ingest import rules
-from worker.ingest.rules import AgeLimits, EntryId, Outcome, Received, UndecidedEvent
+from worker.ingest.rules import AgeLimits, Outcome, Received, UndecidedEvent
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 AT = int(NOW.timestamp() * 1000)

@@ -298,7 +298,7 @@ SAMPLES = {
 # What takes the entry, the clock or the database to know.
 ELSEWHERE = [
     *("malformed_entry", "too_old", "in_future", "unknown_user", "unknown_target", "over_correction"),
-    *("conflict", "refused_by_database"),
+    *("conflict", "refused_by_database", "poison"),
 ]
 
 

@@ -15,6 +15,8 @@ COMMANDS = {
     "dead-letters": ("dead_letters", "Show, replay and discard events that were put aside."),
     "dev": ("dev", "Run everything on embedded servers, with realistic traffic."),
     "emit": ("emit", "Send usage events to the stream, one or a file of them."),
+    "ingest": ("ingest", "Pause and resume a shard, and trim the streams."),
+    "recover": ("recover", "Process retained entries again, after a loss in the database."),
     "status": ("status", "Show queue depth, lag, leases, counts, dead letters and jobs."),
     "subscriptions": ("subscriptions", "Reconcile subscriptions."),
     "usage": ("usage", "Show what a user used, from the roll-ups."),

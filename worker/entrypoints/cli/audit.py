@@ -39,7 +39,7 @@ strict_option = click.option("--strict", is_flag=True, help="Exit 1 also when a 
 
 @click.group()
 def command() -> None:
-    """Audit the two databases, or any other PostgreSQL; exit code 1 says that there are findings."""
+    """Audit the books, the two databases, or any other PostgreSQL; exit code 1: there are findings."""
 
 
 @command.command("rls")
@@ -106,6 +106,25 @@ def rls_command(
 def pool_command(database: str, fail_on: str, strict: bool, as_json: bool) -> int:
     """Audit connections: pools, the servers' sessions and locks, the fleet's claim, the pool mode."""
     reports = auditing.audit_pool(settings(), DATABASES[database])
+    auditing.record(reports, now=utcnow())
+    return _answer(reports, fail_on, strict, as_json)
+
+
+@command.command("books")
+@click.option("--full", is_flag=True, help="Verify every seal and compare the whole log: reads all of it.")
+@click.option(
+    "--accept",
+    metavar="REASON",
+    help="Seal the windows although they differ, with this reason: nothing can be mended any more.",
+)
+@fail_on_option
+@strict_option
+@_output.json_option
+def books_command(full: bool, accept: str | None, fail_on: str, strict: bool, as_json: bool) -> int:
+    """Audit the books: streams, counters, log, dead letters and roll-ups agree to the last digit."""
+    if accept is not None and not accept.strip():
+        raise click.UsageError("--accept takes a reason, which stays on record")
+    reports = auditing.audit_books(settings(), full=full, accept=accept)
     auditing.record(reports, now=utcnow())
     return _answer(reports, fail_on, strict, as_json)
 

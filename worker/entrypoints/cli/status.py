@@ -19,12 +19,29 @@ from worker.entrypoints._clock import utcnow
 from worker.entrypoints.cli import _output
 from worker.entrypoints.cli._options import settings
 from worker.ingest import queries as ingest
+from worker.ingest import switch
 from worker.ingest.queries import Position
+from worker.ingest.switch import Supervision
 from worker.jobs import queries as jobs
 from worker.rollups import queries as rollups
 from worker.settings import Settings
 from worker.valkey import Client
 
+SUPERVISED = (
+    *("paused_at", "paused_by", "paused_reason", "flood_events", "flood_refused"),
+    *(
+        "crashes",
+        "suspect_id",
+        "suspect_deliveries",
+        "audited_entry_id",
+        "audited_correction_id",
+        "audited_at",
+    ),
+)
+SUPERVISED_COLUMNS = (
+    *("shard", "paused_reason", "flood_events", "flood_refused", "crashes", "suspect_id"),
+    *("suspect_deliveries", "audited_entry_id", "unaudited_seconds"),
+)
 COUNTERS = ("entries", "events", "accepted", "duplicates", "conflicts", "rejected", "recovered", "replayed")
 
 
@@ -53,6 +70,7 @@ def command(seconds: float, as_json: bool) -> None:
     """Show queue depth, leases, counts and rates per shard, dead letters, unpriced events, and the last jobs.
 
     `depth` is what waits on the stream: entries that nobody has read, and entries read but not acknowledged.
+    `unaudited_seconds` is how long ago the books of a shard were proved; its streams keep what came since.
     """
     bound = settings()
     with streams.stream_client(bound) as client:
@@ -62,11 +80,16 @@ def command(seconds: float, as_json: bool) -> None:
         time.sleep(seconds)
     with db.platform_session() as session:
         positions = {position.shard: position for position in ingest.positions(session)}
+        supervision = switch.supervision(session)
         runs = jobs.last_runs(session)
+        at = utcnow()
         document: dict[str, Any] = {
-            "at": utcnow(),
+            "at": at,
             "streams": found,
-            "shards": [_shard(position, before.get(shard), seconds) for shard, position in positions.items()],
+            "shards": [
+                _shard(position, before.get(shard), seconds) | _supervised(supervision[shard], at)
+                for shard, position in positions.items()
+            ],
             "dead_letters": ingest.open_letters_by_reason(session),
             "unpriced_events": rollups.unpriced_events(session),
             "jobs": runs,
@@ -123,6 +146,11 @@ def _shard(position: Position, before: Position | None, seconds: float) -> dict[
     }
 
 
+def _supervised(row: Supervision, now: datetime) -> dict[str, object]:
+    unaudited = None if row.audited_at is None else max(0, round((now - row.audited_at).total_seconds()))
+    return {**{name: getattr(row, name) for name in SUPERVISED}, "unaudited_seconds": unaudited}
+
+
 def _last_beat(runs: list[jobs.LastRun]) -> datetime | None:
     """When the schedule last had something run; every periodic job but the ring leaves a row."""
     return max((run.started_at for run in runs), default=None)
@@ -137,6 +165,17 @@ def _show(document: Mapping[str, Any]) -> None:
     columns = ("shard", "holder", "epoch", "events_per_second", *COUNTERS)
     _output.write_table(
         "Shards", columns, [[shard[column] for column in columns] for shard in document["shards"]]
+    )
+    for shard in document["shards"]:
+        if shard["paused_at"] is not None:
+            _output.say(
+                f"shard {shard['shard']} is paused since {_output.cell(shard['paused_at'])}"
+                f" by {shard['paused_by']}: {shard['paused_reason'] or 'no reason given'}"
+            )
+    _output.write_table(
+        "Supervision",
+        SUPERVISED_COLUMNS,
+        [[shard[column] for column in SUPERVISED_COLUMNS] for shard in document["shards"]],
     )
     _output.write_table("Dead letters", ("reason", "open"), list(document["dead_letters"].items()))
     _output.write_table(
