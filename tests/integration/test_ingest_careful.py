@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.integration.ingest_world import NOW, Reader, World, event
 from worker import db
@@ -75,10 +76,15 @@ class TestPoison:
         entry_id = world.add(POISON)
         for _ in range(6):
             world.add([event(), event()])
-        vanished, survived = drain_until_it_survives(world)
+        with capture_logs() as lines:
+            vanished, survived = drain_until_it_survives(world)
         # Two batches and three times alone: the fifth delivery was the last one.
         assert vanished == 5
         assert len(survived) == 1
+        said = [one for one in lines if one["event"] == "an entry's process vanished too often: put aside"]
+        assert [(one["entry_id"], one["deliveries"], one["log_level"]) for one in said] == [
+            (entry_id, 5, "error")
+        ]
         (letter,) = world.letters()
         assert (letter.reason, letter.stream_id, letter.entry_index) == ("poison", entry_id, -1)
         assert letter.raw == POISON

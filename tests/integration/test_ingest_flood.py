@@ -47,7 +47,7 @@ class TestFlood:
         said = [
             line for line in lines if line["event"] == "too many events were refused: the shard is paused"
         ]
-        assert [line["shard"] for line in said] == [0]
+        assert [(line["shard"], line["log_level"]) for line in said] == [(0, "error")]
         world.assert_books_hold()
 
     def test_lets_later_entries_wait_and_goes_on_when_resumed(self, world: World) -> None:

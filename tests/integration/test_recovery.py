@@ -156,6 +156,7 @@ class TestRowsLostBehindThePosition:
         assert set(books.found()) == {"books.sealed"}
         books.found(accept="recovered after a mishap")
         assert books.found() == {}
+        assert books.found(full=True) == {}
 
     def test_only_those_of_entries_since_then_are_read(self, losses: Losses) -> None:
         earlier = NOW + timedelta(hours=2)

@@ -193,4 +193,52 @@ BUGS: Final = (
         ),
         ("tests/integration/test_ingest_corrections.py", "tests/unit/ingest"),
     ),
+    Bug(
+        "trimming does not wait for the books",
+        "I1 no loss: what is trimmed was proved before",
+        (
+            Change(
+                "worker/ingest/retention.py",
+                "    passed.append((row.audited(correction=correction) if row else _ZERO, AUDIT))\n",
+                "",
+            ),
+        ),
+        ("tests/integration/test_retention.py",),
+    ),
+    Bug(
+        "poison is never parked",
+        "no drain is blocked by an entry that kills its process",
+        (
+            Change(
+                "worker/ingest/core.py",
+                "            parked = deliveries + CAREFUL_AFTER > self._limits.poison_deliveries\n",
+                "            parked = False\n",
+            ),
+        ),
+        ("tests/integration/test_ingest_careful.py",),
+    ),
+    Bug(
+        "a dead letter without its bytes",
+        "I10 dead letters: bytes as received, and replay moves each into the log once",
+        (
+            Change(
+                "worker/ingest/operations.py",
+                '            "raw": event.raw,\n',
+                '            "raw": event.raw.strip(),\n',
+            ),
+        ),
+        (ANSWERS, "tests/integration/test_dead_letters.py"),
+    ),
+    Bug(
+        "two beats do everything twice",
+        "I12 periodic jobs: one effective run per job and window",
+        (
+            Change(
+                "worker/jobs/operations.py",
+                "ON CONFLICT (job, window_start) DO NOTHING",
+                "ON CONFLICT (job, window_start) DO UPDATE SET attempts = 1",
+            ),
+        ),
+        ("tests/integration/test_jobs.py",),
+    ),
 )

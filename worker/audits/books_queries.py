@@ -370,10 +370,14 @@ def key_content(session: Session, key: RollupKey) -> Iterator[Any]:
     return iter(session.execute(_KEY_CONTENT, key._asdict(), execution_options={"yield_per": 5000}))
 
 
+# What was sealed counts with its seal's rows: a difference that was accepted there is none here either.
 _BY_SHARD: Final = text("""
     SELECT coalesce(position.shard, log.shard) AS shard, coalesce(log.row_count, 0) AS row_count,
-           coalesce(position.accepted + position.recovered + position.replayed, 0) AS counted
+           coalesce(position.accepted + position.recovered + position.replayed, 0)
+               + coalesce(sealed.row_count - sealed.counted, 0) AS counted
       FROM ingest_positions AS position
+      LEFT JOIN (SELECT shard, sum(row_count) AS row_count, max(accepted + recovered + replayed) AS counted
+                   FROM usage_seals GROUP BY shard) AS sealed USING (shard)
       FULL JOIN (SELECT shard, count(*) AS row_count FROM platform_usage_logs GROUP BY shard) AS log
            USING (shard)
      ORDER BY 1

@@ -204,7 +204,13 @@ class Drain:
     def _prepare(self, key: str, entries: Sequence[RawEntry], position: EntryId, park: int) -> Batch:
         correction = key == self._corrections_key
         if park:
-            self._warn("an entry's process vanished too often: put aside", stream=key, deliveries=park)
+            _log.error(
+                "an entry's process vanished too often: put aside",
+                shard=self._shard,
+                stream=key,
+                entry_id=entries[0][0].decode(),
+                deliveries=park,
+            )
             return rules.park_entry(entries[0], position=position, deliveries=park, now=self._now())
         if not correction and EntryId.parse(entries[0][0]) > position:
             batch = prepare(
@@ -268,7 +274,11 @@ class Drain:
         if counts.recovered:
             self._report_recovered(batch, counts)
         if stored.is_paused:
-            self._warn("too many events were refused: the shard is paused", reason=operations.FLOOD)
+            _log.error(
+                "too many events were refused: the shard is paused",
+                shard=self._shard,
+                reason=operations.FLOOD,
+            )
         return stored, counts
 
     def _ingest(
