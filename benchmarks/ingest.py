@@ -1,176 +1,147 @@
-"""How fast one drain counts events, against a text COPY of prebuilt rows into the same table.
+"""How fast one drain counts events, beside a bare COPY and beside what else a Python shop could take.
 
-Validation, cost, duplicates, dead letters, hourly roll-ups and acknowledgement are in the drain's figure; the
-COPY does none of it. Durable settings: fsync and synchronous_commit on, AOF everysec.
+The reference is a text COPY of prebuilt rows into the same table, over one connection, that checks nothing.
+The drain's figures have everything in them: decoding, validation, cost, duplicates, dead letters, hourly
+roll-ups, the position, acknowledgement. Compared systems store the rows only, unless their name says more.
+At the end a real worker runs on the same servers: latencies, and its CPU time at rest. What a large table
+does to the rate, and memory over millions of events, have benchmarks of their own.
 """
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
-import uuid
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
 
-import psycopg
-import redis
+from benchmarks import figures, live
+from benchmarks.child import Child
+from benchmarks.data import COLUMNS, FRAME, Dataset
+from benchmarks.measure import Case, Report, Sample, compare
+from benchmarks.peers import cases as peers
+from benchmarks.world import World
 
-from benchmarks.measure import Report, compare, timed
-from producers._events import UsageEvent
-from producers._ids import new_event_id
-from producers._stream import encode, pack
-from worker import db, settings, valkey
-from worker.db import _provision
-from worker.dev import servers
-from worker.ingest import consumer, rows, rules
-
-USERS = 50
-KEY = "usage:events:{0}"
-REFERENCE = "COPY of prebuilt rows (text, no checks)"
-CLEAN = "TRUNCATE platform_usage_logs, usage_hourly, usage_dead_letters, ingest_positions"
+Entries = list[bytes]
+CALLS = 5000
+# Shorter than the benchmarks `latency` and `idle`, so that the whole takes minutes.
+LONE = 20
+REST_ROUNDS = 2
 
 
 def run(rounds: int, events: int) -> Report:
-    """This function will compare drains of several kinds of entries with a bare COPY; seconds per event."""
-    with servers.EmbeddedServers() as own:
-        configured = settings.load_settings(own.environ())
-        _provision.provision(configured)
-        db.configure(configured)
-        client = redis.Redis.from_url(own.valkey.url())
-        superuser = psycopg.connect(own.postgres.url(servers.PLATFORM_DATABASE), autocommit=True)
-
-        def clean() -> None:
-            client.flushall()
-            superuser.execute(CLEAN)
-            superuser.execute("CHECKPOINT")
-
-        def copy() -> float:
-            clean()
-            lines = "".join(_lines(events))
-            columns = ", ".join(rows.COLUMNS[1:])
-
-            def work() -> None:
-                with superuser.cursor().copy(f"COPY platform_usage_logs ({columns}) FROM STDIN") as stream:
-                    stream.write(lines)
-
-            return timed(work, events=events)
-
-        def drain(entries: Callable[[], list[bytes]]) -> Callable[[], float]:
-            def case() -> float:
-                clean()
-                with client.pipeline(transaction=False) as pipe:
-                    for data in entries():
-                        pipe.xadd(KEY, {"data": data})
-                    pipe.execute()
-                return timed(lambda: _drain(own.valkey.url(), events), events=events)
-
-            return case
-
-        try:
-            return compare(
-                {
-                    REFERENCE: copy,
-                    "drain, one event per entry": drain(lambda: [encode(one) for one in _events(events)]),
-                    "drain, frames of 100": drain(lambda: _frames(_events(events))),
-                    "drain, frames of 100, 10 % duplicates": drain(
-                        lambda: _frames(_with_duplicates(_events(events)))
-                    ),
-                },
-                reference=REFERENCE,
-                rounds=rounds,
-            )
-        finally:
-            superuser.close()
-            client.close()
-            db.close_databases()
-
-
-class _UntilEmpty(valkey.StreamReader):
-    """Notices that the stream is empty, which a drain in production would wait out."""
-
-    empty = False
-
-    def read(
-        self, keys: Sequence[str], *, count: int, block_ms: int | None
-    ) -> dict[str, list[valkey.RawEntry]]:
-        """This function will read as its parent does, and remember that nothing came."""
-        entries = super().read(keys, count=count, block_ms=block_ms)
-        self.empty = not entries
-        return entries
-
-
-def _drain(url: str, events: int) -> None:
-    """One drain in this process, as the task runs it, until the stream is empty."""
-    client = redis.Redis.from_url(url)
-    reader = _UntilEmpty(client, group="usage-workers", consumer="bench")
-    counts = consumer.Drain(
-        shard=0,
-        stream="usage:events",
-        reader=reader,
-        open_session=db.platform_session,
-        age_limits=rules.AgeLimits(max_age=timedelta(days=35), max_future=timedelta(minutes=5)),
-        holder="bench",
-        should_stop=lambda: reader.empty,
-        now=_now,
-        monotonic=time.monotonic,
-        sleep=time.sleep,
-        limits=consumer.DrainLimits(work_seconds=120, idle_seconds=120, block_ms=1, linger_ms=0),
-    ).run()
-    client.close()
-    if counts["events"] != events:
-        raise SystemExit(f"the drain counted {counts} instead of {events} events")
-
-
-def _now() -> datetime:
-    return datetime.fromtimestamp(time.time(), tz=UTC)
-
-
-def _events(count: int) -> list[UsageEvent]:
-    now = _now()
-    users = [uuid.UUID(int=number + 1, version=4) for number in range(USERS)]
-    return [
-        UsageEvent(
-            event_id=new_event_id(),
-            user_id=users[number % USERS],
-            feature=("blog_writer", "chat", "research")[number % 3],
-            provider="openai",
-            model=("gpt-4o-mini", "gpt-4o")[number % 2],
-            input_tokens=800 + number % 100,
-            output_tokens=400 + number % 50,
-            cost_usd="0.000394800000",
-            occurred_at=now,
+    """This function will run every case `rounds` times; `events` is the size of the drain's own cases."""
+    with World() as world, contextlib.ExitStack() as stack:
+        own = Ingest(world, events)
+        cases: dict[str, Case] = {}
+        sizes: dict[str, int] = {}
+        for name, size, case in (*own.cases(), *peers.cases(world, own.data, own.producer, stack)):
+            cases[name], sizes[name] = case, size
+        own.warm_up()
+        report = compare(
+            cases,
+            reference=figures.COPY,
+            rounds=rounds,
+            figures=figures.INGEST,
+            events=sizes,
+            notes=world.notes(),
+            progress=lambda line: sys.stderr.write(f"{line}\n"),
         )
-        for number in range(count)
-    ]
+        world.empty()
+        with live.worker(world) as pid:
+            report += live.replies(world, own.producer, rounds=rounds, lone=LONE)
+            report += live.rest(world, pid, rounds=REST_ROUNDS)
+    return report
 
 
-def _with_duplicates(events: list[UsageEvent]) -> list[UsageEvent]:
-    """Every tenth event is the one before it once more."""
-    return [events[number - 1] if number % 10 == 9 else event for number, event in enumerate(events)]
+class Ingest:
+    """The product's cases and the reference, on one world."""
 
+    def __init__(self, world: World, events: int) -> None:
+        self._world = world
+        self._count = events
+        self.data = Dataset(events)
+        self.drainer: Child = world.child("benchmarks.drainer")
+        self.producer: Child = world.child("benchmarks.producer")
 
-def _frames(events: list[UsageEvent]) -> list[bytes]:
-    payloads = [encode(event) for event in events]
-    groups = (payloads[start : start + 100] for start in range(0, len(payloads), 100))
-    return [frame for group in groups for frame, _ in pack(group)]
+    def cases(self) -> list[tuple[str, int, Case]]:
+        """This function will return the cases as (name, events, case)."""
+        data, count, few = self.data, self._count, min(10_000, self._count)
+        return [
+            (figures.COPY, count, self.copy),
+            (figures.FRAMES, count, lambda: self.drain(data.frames)),
+            (figures.SINGLES, count, lambda: self.drain(data.payloads)),
+            (figures.DUPLICATES, count, lambda: self.drain(data.frames_with_duplicates, repeats=count // 10)),
+            (figures.AT_ONCE, count, lambda: self.at_once(count)),
+            (figures.EMIT_THEN_DRAIN, few, lambda: self.emit_then_drain(few)),
+            (figures.EMIT, CALLS, self.calls),
+        ]
 
+    def warm_up(self) -> None:
+        """This function will run each path once, so that no round has the first connections in it."""
+        self.drain(self.data.frames[:5])
+        self.copy()
+        self.at_once(10 * FRAME)
 
-def _lines(count: int) -> list[str]:
-    now = _now()
-    lines = []
-    for number, event in enumerate(_events(count)):
-        received = rules.Received(
-            "0-1",
-            0,
-            b"",
-            now,
-            counted=True,
-            event=event,
-            event_id=event.event_id,
-            user_id=event.user_id,
-            payload_hash=rules.payload_hash(event, event.user_id),
-            cost_usd=event.cost_usd,
-            cost_source="reported",
-        )
-        line = rows.line(number, received, event, shard=0)
-        lines.append(line.partition("\t")[2])
-    return lines
+    def copy(self) -> Sample:
+        """This function will write prebuilt rows over one connection, in one transaction."""
+        self._world.empty()
+        text = self.data.copy_text
+        with self._world.measure() as meter:
+            began = time.time()
+            with self._world.admin.cursor().copy(
+                f"COPY platform_usage_logs ({COLUMNS}) FROM STDIN"
+            ) as stream:
+                stream.write(text)
+        seconds = self._world.committed_at("platform_usage_logs") - began
+        return meter.span.sample(seconds, self._count)
+
+    def drain(self, entries: Entries, *, repeats: int = 0) -> Sample:
+        """This function will drain entries that lie on the stream already."""
+        world = self._world
+        world.empty()
+        world.load(entries)
+        count = sum(entry.count(b'"event_id"') for entry in entries)
+        with world.measure(worker=self.drainer.pid) as meter:
+            began = time.time()
+            self.drainer.send("drain")
+            world.wait(world.counted, count)
+        seconds = self._end(count - repeats) - began
+        return meter.span.sample(seconds, count)
+
+    def at_once(self, count: int) -> Sample:
+        """This function will emit frames and drain them at the same time; from the first call to the end."""
+        world = self._world
+        world.empty()
+        with world.measure(worker=self.drainer.pid, producer=self.producer.pid) as meter:
+            self.drainer.send("drain")
+            emitted = self.producer.ask("frames", count=count, size=FRAME)
+            world.wait(world.counted, count)
+        seconds = self._end(count) - emitted["began"]
+        return meter.span.sample(seconds, count)
+
+    def emit_then_drain(self, count: int) -> Sample:
+        """This function will emit events one by one and then drain them; the CPU time is that of both."""
+        world = self._world
+        world.empty()
+        with world.measure(worker=self.drainer.pid, producer=self.producer.pid) as meter:
+            self.producer.ask("one_by_one", count=count)
+            began = time.time()
+            self.drainer.send("drain")
+            world.wait(world.counted, count)
+        seconds = self._end(count) - began
+        return meter.span.sample(seconds, count)
+
+    def calls(self) -> Sample:
+        """This function will time single calls of the producer, in turns with bare XADDs."""
+        self._world.client.flushall()
+        took: Sample = self.producer.ask("calls", count=CALLS)
+        return took
+
+    def _end(self, rows: int) -> float:
+        """The time of the last commit. A drain that stored anything else than all rows gets no figure."""
+        # Giving the shard back writes the position's row once more.
+        ended = self._world.committed_at("ingest_positions")
+        self.drainer.send("stop")
+        self.drainer.answer()
+        if (found := self._world.rows()) != rows:
+            raise SystemExit(f"{found} rows were stored instead of {rows}")
+        return ended
