@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format bench chaos lock clean
+.PHONY: help install run test lint format bench chaos sabotage lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,8 +43,11 @@ bench: install ## Measure; ARGS names a benchmark (none: list them)
 chaos: install ## Kill, cut and fill everything while events flow, then check the books; ARGS="--events 1000000 --seed 7"
 	@exec $(BIN)/python -m tests.chaos $(ARGS)
 
+sabotage: install ## Plant known bugs in a copy, one at a time: the suite must notice each
+	@exec $(BIN)/python -m tests.sabotage $(ARGS)
+
 lock: install ## Resolve pyproject.toml again into requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --output-file requirements.lock
 
 clean: ## Remove .venv and every cache
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-peers dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

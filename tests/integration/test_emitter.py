@@ -130,6 +130,12 @@ class TestEmit:
         assert sorted(event.event_id for event in events(valkey)) == sorted(made)
         assert len(set(made)) == 400
 
+    def test_keeps_every_entry_however_many_there_are(self, emitter: Emitter, valkey: redis.Redis) -> None:
+        # The server trims whole nodes of a hundred entries; nobody has read these.
+        for _ in range(3000):
+            emitter.emit(**USAGE)
+        assert valkey.xlen("usage:events:{0}") == 3000
+
     def test_keeps_its_connection(self, emitter: Emitter, valkey: redis.Redis) -> None:
         before = valkey.info("stats")["total_connections_received"]
         for _ in range(20):
