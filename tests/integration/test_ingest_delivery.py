@@ -280,6 +280,26 @@ class TestPosition:
         assert len(world.rows()) == 4
         world.assert_rollups_hold()
 
+    @pytest.mark.parametrize("fate", ["waits", "replayed", "discarded"])
+    def test_of_what_was_put_aside_is_left_to_its_letter(self, world: World, fate: str) -> None:
+        world.add(event(user_id=None, clerk_id="user_late"))
+        with pytest.raises(Killed):
+            world.drain(reader=world.reader_of(DiesBeforeAcknowledging))
+        (letter,) = world.letters()
+        world.execute("INSERT INTO users (clerk_id) VALUES ('user_late')")
+        if fate == "replayed":
+            assert world.replay_waiting().accepted == 1
+        elif fate == "discarded":
+            world.execute("UPDATE usage_dead_letters SET discarded_at = now()")
+        # The entry is read once more, below the position, now that its user is there.
+        counts = world.drain()
+        assert (counts["recovered"], counts["accepted"], counts["batches"]) == (0, 0, 1)
+        assert len(world.rows()) == (1 if fate == "replayed" else 0)
+        assert [one.id for one in world.letters()] == [letter.id]
+        if fate == "waits":
+            assert world.replay_waiting().accepted == 1
+        world.assert_books_hold()
+
 
 class TestTrouble:
     def test_of_the_stream_is_waited_out_inside_the_budget(self, world: World) -> None:

@@ -107,6 +107,7 @@ def ingest_batch(
     if batch.plain is not None:
         plain_rows.store(session, batch.plain, shard=lease.shard)
     if batch.events:
+        _leave_put_aside(session, batch.events, stream=stream, shard=lease.shard)
         settle(session, batch.events, shard=lease.shard, correction=correction)
         put_aside(session, batch.events, stream=stream, shard=lease.shard)
     counts = rules.count(batch)
@@ -132,6 +133,20 @@ def ingest_batch(
         },
     ).one()
     return replace(advanced, is_careful=row.careful_left > 0, is_paused=row.paused_at is not None), counts
+
+
+def _leave_put_aside(session: Session, events: Sequence[Received], *, stream: str, shard: int) -> None:
+    """Leaves the answer of an event that was put aside when its entry was read before.
+
+    Its user or target may have come since, but then its letter is replayed; what was discarded stays so.
+    """
+    again = {(one.entry_id, one.index): one for one in events if not one.counted and one.outcome is None}
+    if again:
+        for letter in queries.letters_of(session, list(again), stream=stream, shard=shard):
+            conflict = letter.reason == "conflict"
+            again[letter.stream_id, letter.entry_index].refuse(
+                letter.reason, letter.detail, outcome=Outcome.CONFLICT if conflict else Outcome.REJECTED
+            )
 
 
 def settle(session: Session, events: Sequence[Received], *, shard: int, correction: bool) -> None:

@@ -186,6 +186,29 @@ def dead_letter(session: Session, letter_id: UUID) -> DeadLetter | None:
     return None if row is None else DeadLetter(**row)
 
 
+_LETTERS_OF: Final = text(
+    """
+    SELECT {columns} FROM usage_dead_letters
+     WHERE stream = :stream AND shard = :shard AND replayed_at IS NULL
+       AND (stream_id, entry_index) IN (
+               SELECT * FROM unnest(CAST(:entry_ids AS text[]), CAST(:indices AS integer[])))
+    """.replace("{columns}", LETTER_COLUMNS)
+)
+
+
+def letters_of(
+    session: Session, places: Sequence[tuple[str, int]], *, stream: str, shard: int
+) -> list[DeadLetter]:
+    """This function will return the letters, not replayed, of events at these places: (entry id, index)."""
+    parameters = {
+        "stream": stream,
+        "shard": shard,
+        "entry_ids": [entry_id for entry_id, _ in places],
+        "indices": [index for _, index in places],
+    }
+    return [DeadLetter(**row) for row in session.execute(_LETTERS_OF, parameters).mappings()]
+
+
 _REASONS: Final = text("""
     SELECT reason, count(*) AS letters FROM usage_dead_letters
      WHERE replayed_at IS NULL AND discarded_at IS NULL
