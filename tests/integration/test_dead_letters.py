@@ -26,6 +26,25 @@ def add_user(world: World, clerk_id: str = "user_new") -> None:
     world.execute("INSERT INTO users (id, clerk_id) VALUES (:id, :clerk_id)", id=USER, clerk_id=clerk_id)
 
 
+class TestSeveralShards:
+    def test_are_replayed_in_one_step(self, world: World) -> None:
+        for shard, count in ((0, 3), (1, 1), (2, 5)):
+            for _ in range(count):
+                world.add(event(user_id=None, clerk_id="user_new"), shard=shard)
+            world.drain(shard=shard)
+        add_user(world)
+        replayed = world.replay_waiting()
+        assert (replayed.accepted, replayed.duplicates, replayed.refused) == (9, 0, 0)
+        assert [(one.shard, one.replayed) for one in map(world.position, range(3))] == [
+            (0, 3),
+            (1, 1),
+            (2, 5),
+        ]
+        assert len(world.rows()) == 9
+        world.assert_books_hold()
+        world.assert_rollups_hold()
+
+
 class TestList:
     def test_filters_by_reason_state_and_time_newest_first(self, world: World) -> None:
         world.add(b"{")

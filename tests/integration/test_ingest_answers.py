@@ -164,6 +164,18 @@ class TestConflict:
         assert letter.event_id == uuid.UUID(sent["event_id"])
         world.assert_books_hold()
 
+    @pytest.mark.parametrize("unusual", [False, True], ids=["plain", "by the contract"])
+    def test_does_not_take_a_repeat_of_the_stored_event_along(self, world: World, unusual: bool) -> None:
+        sent = event(**({"unknown": 1} if unusual else {}))
+        world.add(sent)
+        world.drain()
+        other = {**sent, "cost_usd": "9"}
+        world.add([other, sent, other, sent])
+        counts = world.drain()
+        assert (counts["accepted"], counts["duplicates"], counts["conflicts"]) == (0, 2, 2)
+        assert [letter.entry_index for letter in world.letters()] == [0, 2]
+        world.assert_books_hold()
+
     def test_is_told_from_a_duplicate_within_one_batch(self, world: World) -> None:
         sent = event()
         world.add([sent, {**sent, "cost_usd": "9"}, sent])

@@ -305,7 +305,9 @@ class DrainCore:
         entries = yield from self._read(1, self._limits.block_ms)
         if not entries:
             yield from self._check()
-        for key in self._keys:
+        suspect = (self._lease.suspect_id if self._lease is not None else None) or ""
+        # The suspect first: a batch of the other stream would clear the note about it.
+        for key in sorted(self._keys, key=lambda one: not suspect.startswith(f"{one} ")):
             some = entries.get(key)
             if not some or self._mirrors is None or self._lease is None:
                 continue
@@ -313,8 +315,8 @@ class DrainCore:
             deliveries = 0
             if self._suspected != (key, entry_id):
                 # Once per drain: trouble that this process survives says nothing about the entry.
-                deliveries = yield Suspect(self._lease, key, entry_id)
                 self._suspected = (key, entry_id)
+                deliveries = yield Suspect(self._lease, key, entry_id)
             parked = deliveries + CAREFUL_AFTER > self._limits.poison_deliveries
             batch = yield Prepare(
                 key, some, self._position(key), park=deliveries + CAREFUL_AFTER - 1 if parked else 0

@@ -76,6 +76,10 @@ class HeldLease(Protocol):
         """Whether processes vanished over this shard, so that entries are taken one by one."""
 
     @property
+    def suspect_id(self) -> str | None:
+        """The entry that was being processed alone when the last holder vanished: `KEY ID`."""
+
+    @property
     def is_paused(self) -> bool:
         """Whether the batch that returned this lease paused the shard."""
 

@@ -27,6 +27,7 @@ class Lease:
     corrections_at: EntryId
     is_careful: bool = False
     is_paused: bool = False
+    suspect_id: str | None = None
 
     def position(self, *, correction: bool) -> EntryId:
         """This function will return the highest entry processed on one of the two streams."""
@@ -45,7 +46,7 @@ _TAKE: Final = text("""
            updated_at = now()
      WHERE shard = :shard AND (lease_until IS NULL OR lease_until <= clock_timestamp())
        AND paused_at IS NULL
-    RETURNING epoch, last_entry_id, last_correction_id, careful_left
+    RETURNING epoch, last_entry_id, last_correction_id, careful_left, suspect_id
 """)
 _PAUSED: Final = text("SELECT paused_at IS NOT NULL FROM ingest_positions WHERE shard = :shard")
 _RENEW: Final = text("""
@@ -100,6 +101,7 @@ def acquire_lease(
         EntryId.parse(row.last_entry_id),
         EntryId.parse(row.last_correction_id),
         is_careful=row.careful_left > 0,
+        suspect_id=row.suspect_id,
     )
 
 

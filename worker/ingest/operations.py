@@ -48,7 +48,8 @@ _LOCK: Final = text("""
 # The window of the flood breaker begins with the first batch after the last one ended.
 _ADVANCE: Final = text("""
     UPDATE ingest_positions AS position
-       SET last_entry_id = :events_at, last_correction_id = :corrections_at,
+       SET last_entry_id = CASE WHEN :correction THEN last_entry_id ELSE :last_id END,
+           last_correction_id = CASE WHEN :correction THEN :last_id ELSE last_correction_id END,
            entries = entries + :entries, events = events + :events, accepted = accepted + :accepted,
            duplicates = duplicates + :duplicates, conflicts = conflicts + :conflicts,
            rejected = rejected + :rejected, recovered = recovered + :recovered,
@@ -69,7 +70,7 @@ _ADVANCE: Final = text("""
                                    coalesce(flood_since > clock_timestamp() - :flood_window, false) AS goes_on
                               FROM ingest_positions WHERE shard = :shard) AS before) AS counted) AS flood
      WHERE position.shard = :shard AND position.epoch = :epoch AND flood.of_shard = position.shard
-    RETURNING careful_left, paused_at
+    RETURNING last_entry_id, last_correction_id, careful_left, paused_at
 """)
 
 
@@ -111,11 +112,6 @@ def ingest_batch(
         settle(session, batch.events, shard=lease.shard, correction=correction)
         put_aside(session, batch.events, stream=stream, shard=lease.shard)
     counts = rules.count(batch)
-    advanced = (
-        replace(lease, corrections_at=batch.last_id)
-        if correction
-        else replace(lease, events_at=batch.last_id)
-    )
     row = session.execute(
         _ADVANCE,
         {
@@ -123,8 +119,8 @@ def ingest_batch(
             "refused": rules.count_flood(batch),
             "shard": lease.shard,
             "epoch": lease.epoch,
-            "events_at": str(advanced.events_at),
-            "corrections_at": str(advanced.corrections_at),
+            "correction": correction,
+            "last_id": str(batch.last_id),
             "duration": duration,
             "flood": FLOOD,
             "flood_share": limits.flood_share,
@@ -132,7 +128,14 @@ def ingest_batch(
             "flood_window": timedelta(seconds=limits.flood_window_seconds),
         },
     ).one()
-    return replace(advanced, is_careful=row.careful_left > 0, is_paused=row.paused_at is not None), counts
+    held = replace(
+        lease,
+        events_at=EntryId.parse(row.last_entry_id),
+        corrections_at=EntryId.parse(row.last_correction_id),
+        is_careful=row.careful_left > 0,
+        is_paused=row.paused_at is not None,
+    )
+    return held, counts
 
 
 def _leave_put_aside(session: Session, events: Sequence[Received], *, stream: str, shard: int) -> None:
@@ -159,6 +162,17 @@ def settle(session: Session, events: Sequence[Received], *, shard: int, correcti
         rules.resolve_users(events, queries.users_by_clerk_id(session, clerk_ids) if clerk_ids else {})
         first = rules.first_of_each(events)
     _store([event for event in first if event.outcome is None], session=session, shard=shard)
+    # A repeat was answered by the first of its id in the batch; where that one lost against a stored event,
+    # what is stored answers.
+    lost = {event.event_id: event for event in first if event.outcome is Outcome.CONFLICT}
+    _answer_known(
+        session,
+        [
+            event
+            for event in events
+            if event.event is not None and lost.get(event.event_id, event) is not event
+        ],
+    )
 
 
 # Two transactions that correct one event would each see what the other has not committed. The lock makes true
@@ -197,7 +211,8 @@ def _inherit(session: Session, events: Sequence[Received]) -> None:
 
 _BATCH: Final = "pg_temp.usage_ingest_batch_1"
 # One per connection: behind a pooler in transaction mode that is the server's, which keeps it as well. A
-# change of the columns changes the name, for an old table may live as long as its connection.
+# change of the columns changes the name, for an old table may live as long as its connection. One transaction
+# may use it more than once: halves of a batch, dead letters of several shards.
 _STAGE: Final = """
     CREATE TEMP TABLE IF NOT EXISTS usage_ingest_batch_1 (
         n integer, id uuid, user_id uuid, feature text, provider text, model text, input_tokens bigint,
@@ -206,10 +221,10 @@ _STAGE: Final = """
         payload_hash bytea, price_version text, occurred_at timestamptz, received_at timestamptz,
         duration_ms bigint, status text, corrects uuid, void boolean, hold_id text, producer_id text,
         seq bigint, shard smallint, metadata jsonb
-    ) ON COMMIT DELETE ROWS
+    ) ON COMMIT DELETE ROWS;
+    TRUNCATE pg_temp.usage_ingest_batch_1
 """
 _COPY: Final = f"COPY {_BATCH} ({', '.join(rows.COLUMNS)}) FROM STDIN"
-_CLEAR: Final = text(f"TRUNCATE {_BATCH}")
 _STORED: Final = ", ".join(rows.COLUMNS[1:])
 # Ids and keys in order: no two batches can wait for each other. The roll-ups take what this very statement
 # inserted, so an event that is known already adds nothing. The answer: the places of those that were known.
@@ -232,7 +247,7 @@ _INSERT: Final = text(
 )
 
 
-def _store(events: list[Received], *, session: Session, shard: int, attempt: int = 0) -> None:
+def _store(events: list[Received], *, session: Session, shard: int) -> None:
     """Stores events with new ids, and gives each its outcome.
 
     The reason of a refusal that lies in the data lies in one event: halves are tried until it stands alone.
@@ -241,7 +256,7 @@ def _store(events: list[Received], *, session: Session, shard: int, attempt: int
         return
     try:
         with session.begin_nested():
-            known = _insert(session, events, shard=shard, again=attempt > 0)
+            known = _insert(session, events, shard=shard)
     except Exception as exc:
         if kind_of(exc) is not FailureKind.DATA:
             raise
@@ -250,15 +265,15 @@ def _store(events: list[Received], *, session: Session, shard: int, attempt: int
             events[0].refuse("refused_by_database", f"SQLSTATE {state}")
             return
         middle = len(events) // 2
-        _store(events[:middle], session=session, shard=shard, attempt=attempt + 1)
-        _store(events[middle:], session=session, shard=shard, attempt=attempt + 1)
+        _store(events[:middle], session=session, shard=shard)
+        _store(events[middle:], session=session, shard=shard)
         return
     for event in events:
         event.outcome = Outcome.ACCEPTED
     _answer_known(session, [events[n] for n in known])
 
 
-def _insert(session: Session, events: Sequence[Received], *, shard: int, again: bool) -> list[int]:
+def _insert(session: Session, events: Sequence[Received], *, shard: int) -> list[int]:
     connection = session.connection().connection.driver_connection
     if connection is None:
         raise ConnectionLost
@@ -267,8 +282,6 @@ def _insert(session: Session, events: Sequence[Received], *, shard: int, again: 
     ]
     with connection.cursor() as cursor:
         cursor.execute(_STAGE)
-        if again:
-            cursor.execute(_CLEAR.text)
         with cursor.copy(_COPY) as copy:
             copy.write("".join(lines))
     return list(session.execute(_INSERT, {"shard": shard}).scalars())
