@@ -167,11 +167,26 @@ class StreamReader:
         """This function will say where the group stands on each stream, or raise GroupMissing."""
         return {key: self._state_of(self._groups(key)) for key in keys}
 
-    def advance(self, key: str, entry_id: str, *, entries_read: int | None) -> GroupState:
+    def advance(
+        self, key: str, entry_id: str, *, entries_read: int | None, expected: EntryId
+    ) -> GroupState | None:
         """This function will move the group to a committed entry, and return where it stood before.
 
-        The server computes the group's lag from `entries_read`.
+        None, and it stays where it is, when the stream went back in time: its group stands before
+        `expected`, or the entry is gone. The server computes the group's lag from `entries_read`.
         """
+        look = self._client.pipeline(transaction=False)
+        look.xinfo_groups(key)
+        look.execute_command("XRANGE", key, entry_id, entry_id)
+        try:
+            groups, standing = look.execute(raise_on_error=False)
+        except redis.RedisError as exc:
+            raise translate(exc) from exc
+        for reply in (groups, standing):
+            if isinstance(reply, redis.RedisError):
+                raise _missing_or(reply)
+        if not standing or self._state_of(groups).last_delivered < expected:
+            return None
         counted = () if entries_read is None else ("ENTRIESREAD", entries_read)
         pipe = self._client.pipeline(transaction=False)
         pipe.xinfo_groups(key)

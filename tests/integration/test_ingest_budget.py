@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.integration.ingest_world import Reader, World, event
-from worker.entries import GroupState
+from worker.entries import EntryId, GroupState
 
 pytestmark = pytest.mark.redis_compatible
 
@@ -19,9 +19,11 @@ class TestEndOfARun:
         told = [False]
 
         class TellsToStop(Reader):
-            def advance(self, key: str, entry_id: str, *, entries_read: int | None) -> GroupState:
+            def advance(
+                self, key: str, entry_id: str, *, entries_read: int | None, expected: EntryId
+            ) -> GroupState | None:
                 told[0] = True
-                return super().advance(key, entry_id, entries_read=entries_read)
+                return super().advance(key, entry_id, entries_read=entries_read, expected=expected)
 
         counts = world.drain(reader=world.reader_of(TellsToStop), should_stop=lambda: told[0], batch_size=10)
         assert (counts["outcome"], counts["batches"]) == ("stopped", 1)

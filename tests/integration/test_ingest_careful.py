@@ -101,13 +101,23 @@ class TestPoison:
         with db.platform_session() as session:
             assert leases.note_suspect(session, lease, entry="k 1-0") == 1
         with db.platform_session() as session:
+            # Its answer was lost, and it asks again.
+            assert leases.note_suspect(session, lease, entry="k 1-0") == 1
+        world.execute("UPDATE ingest_positions SET lease_until = clock_timestamp() - interval '1 second'")
+        lease = acquire()
+        assert lease.suspect_id == "k 1-0"
+        with db.platform_session() as session:
             assert leases.note_suspect(session, lease, entry="k 1-0") == 2
+        with db.platform_session() as session:
+            leases.release_lease(session, lease)
+        assert world.rows("SELECT suspect_id, suspect_deliveries FROM ingest_positions") == [("k 1-0", 1)]
+        lease = acquire()
         with db.platform_session() as session:
             assert leases.note_suspect(session, lease, entry="k 2-0") == 1
         world.execute("UPDATE ingest_positions SET lease_until = clock_timestamp() - interval '1 second'")
         world.drain()
         assert world.rows("SELECT suspect_id, suspect_deliveries, crashes FROM ingest_positions") == [
-            (None, 0, 0)
+            (None, 0, 2)
         ]
 
     def test_suspicion_belongs_to_the_holder(self, world: World) -> None:
@@ -150,11 +160,13 @@ class TestTroubleWhileCareful:
         class FailsOften(Reader):
             failures = 6
 
-            def advance(self, key: str, entry_id: str, *, entries_read: int | None) -> GroupState:
+            def advance(
+                self, key: str, entry_id: str, *, entries_read: int | None, expected: EntryId
+            ) -> GroupState | None:
                 if self.failures:
                     self.failures -= 1
                     raise StreamTrouble("reset")
-                return super().advance(key, entry_id, entries_read=entries_read)
+                return super().advance(key, entry_id, entries_read=entries_read, expected=expected)
 
         world.add(event(occurred_at=(NOW - timedelta(hours=1)).isoformat()))
         for _ in range(3):

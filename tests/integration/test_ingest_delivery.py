@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from tests.integration.ingest_world import GROUP, NOW, Reader, World, event
 from worker import db
-from worker.entries import GroupState, RawEntry
+from worker.entries import EntryId, GroupState, RawEntry
 from worker.errors import ConfigurationError
 from worker.rollups import operations as rollups
 from worker.valkey import StreamTrouble
@@ -30,16 +30,20 @@ class Killed(BaseException):
 
 
 class DiesBeforeAcknowledging(Reader):
-    def advance(self, key: str, entry_id: str, *, entries_read: int | None) -> GroupState:
+    def advance(
+        self, key: str, entry_id: str, *, entries_read: int | None, expected: EntryId
+    ) -> GroupState | None:
         raise Killed
 
 
 class FailsToAcknowledgeOnce(Reader):
     failed = False
 
-    def advance(self, key: str, entry_id: str, *, entries_read: int | None) -> GroupState:
+    def advance(
+        self, key: str, entry_id: str, *, entries_read: int | None, expected: EntryId
+    ) -> GroupState | None:
         if self.failed:
-            return super().advance(key, entry_id, entries_read=entries_read)
+            return super().advance(key, entry_id, entries_read=entries_read, expected=expected)
         self.failed = True
         raise StreamTrouble("connection reset")
 

@@ -73,11 +73,20 @@ class TestReader:
     def test_moves_the_group_and_says_where_it_stood(self, reader: StreamReader, valkey: redis.Redis) -> None:
         for n in range(1, 6):
             valkey.xadd(KEY, {"data": str(n)}, id=f"{n}-0")
-        assert reader.advance(KEY, "2-0", entries_read=2) == (EntryId(0, 0), 0, 0)
+        assert reader.advance(KEY, "2-0", entries_read=2, expected=EntryId(0, 0)) == (EntryId(0, 0), 0, 0)
         assert reader.states([KEY]) == {KEY: (EntryId(2, 0), 2, 0)}
-        assert reader.advance(KEY, "5-0", entries_read=5) == (EntryId(2, 0), 2, 0)
+        assert reader.advance(KEY, "5-0", entries_read=5, expected=EntryId(0, 0)) == (EntryId(2, 0), 2, 0)
         group = valkey.xinfo_groups(KEY)[0]
         assert (group["lag"], group["pending"], group["entries-read"]) == (0, 0, 5)
+
+    def test_leaves_the_group_of_a_stream_that_went_back(
+        self, reader: StreamReader, valkey: redis.Redis
+    ) -> None:
+        for n in range(1, 6):
+            valkey.xadd(KEY, {"data": str(n)}, id=f"{n}-0")
+        assert reader.advance(KEY, "5-0", entries_read=5, expected=EntryId(1, 0)) is None
+        assert reader.advance(KEY, "6-0", entries_read=6, expected=EntryId(0, 0)) is None
+        assert reader.states([KEY])[KEY].last_delivered == EntryId(0, 0)
 
     @pytest.mark.parametrize("missing", ["key", "group"])
     def test_says_that_there_is_no_group(
@@ -88,7 +97,7 @@ class TestReader:
         with pytest.raises(GroupMissing):
             reader.states([KEY])
         with pytest.raises(GroupMissing):
-            reader.advance(KEY, "1-0", entries_read=1)
+            reader.advance(KEY, "1-0", entries_read=1, expected=EntryId(0, 0))
 
     def test_creates_groups_twice_without_complaint(self, reader: StreamReader) -> None:
         reader.create_groups([KEY, "usage:corrections:{0}"])
@@ -138,7 +147,7 @@ class TestErrors:
         with pytest.raises(redis.OutOfMemoryError):
             configurable.xadd(KEY, {"data": "y"})
         ((entry_id, _),) = reader.read({KEY: "0-0"}, count=10, block_ms=None)[KEY]
-        reader.advance(KEY, entry_id.decode(), entries_read=1)
+        reader.advance(KEY, entry_id.decode(), entries_read=1, expected=EntryId(0, 0))
         assert reader.states([KEY])[KEY].last_delivered == EntryId.parse(entry_id)
 
 

@@ -40,7 +40,7 @@ BUGS: Final = (
             Change(
                 "worker/ingest/core.py",
                 "        yield Start(key, batch, self._lease)\n",
-                "        yield Advance(key, entries[-1][0].decode(), None)\n"
+                "        yield Advance(key, entries[-1][0].decode(), None, EntryId(0, 0))\n"
                 "        yield Start(key, batch, self._lease)\n",
             ),
         ),
@@ -175,8 +175,8 @@ BUGS: Final = (
         (
             Change(
                 "worker/ingest/core.py",
-                "            cursor = min(self._position(key), state.last_delivered, behind)\n",
-                "            cursor = max(self._cursors.get(key, behind), behind)\n",
+                "            cursor = min(self._position(key), state.last_delivered)\n",
+                "            cursor = self._cursors.get(key, state.last_delivered)\n",
             ),
         ),
         (DELIVERY, SIMULATION),
@@ -242,5 +242,29 @@ BUGS: Final = (
             ),
         ),
         ("tests/integration/test_jobs.py",),
+    ),
+    Bug(
+        "a group that went back is moved on",
+        "I1 no loss: a stream that went back in time is read again",
+        (
+            Change(
+                "worker/valkey.py",
+                "        if not standing or self._state_of(groups).last_delivered < expected:\n",
+                "        if not standing:\n",
+            ),
+        ),
+        ("tests/integration/test_valkey.py", DELIVERY),
+    ),
+    Bug(
+        "a database that went back is not noticed",
+        "I1 no loss: after a restore reading goes on from the restored position",
+        (
+            Change(
+                "worker/ingest/core.py",
+                "            if before != [self._position(key) for key in self._keys]:\n",
+                "            if not before:\n",
+            ),
+        ),
+        (SIMULATION,),
     ),
 )

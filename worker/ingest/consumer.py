@@ -144,8 +144,8 @@ class Drain:
                 return self._start(key, batch, cast("Lease", lease))
             case effects.Finish():
                 return self._finish()
-            case effects.Advance(key, entry_id, entries_read):
-                return self._reader.advance(key, entry_id, entries_read=entries_read)
+            case effects.Advance(key, entry_id, entries_read, expected):
+                return self._reader.advance(key, entry_id, entries_read=entries_read, expected=expected)
             case effects.Acknowledge(key, entry_ids):
                 return self._reader.acknowledge(key, entry_ids)
             case effects.Sleep(seconds):

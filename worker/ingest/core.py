@@ -102,8 +102,6 @@ class DrainCore:
         # None: the streams have to be looked at before anything is read.
         self._mirrors: dict[str, _Mirror] | None = None
         self._cursors: dict[str, EntryId] = {}
-        self._rewind: dict[str, EntryId] = {}
-        self._suspected: tuple[str, str] | None = None
         self._counts = Counts()
         self._batches = 0
         self._lost = 0
@@ -192,7 +190,11 @@ class DrainCore:
         elif self._mirrors is None or (
             self._in_flight is None and self._monotonic() - self._renewed_at >= self._limits.lease_seconds / 3
         ):
+            before = [self._position(key) for key in self._keys]
             self._lease = yield RenewLease(self._lease)
+            if before != [self._position(key) for key in self._keys]:
+                # The database went back in time (a restore, a lagging standby), or somebody moved it.
+                self._mirrors = None
         else:
             return
         self._renewed_at = self._monotonic()
@@ -204,8 +206,7 @@ class DrainCore:
         for key in self._keys:
             state = states[key]
             mirror = mirrors[key] = _Mirror(state.last_delivered, state.entries_read)
-            behind = self._rewind.get(key, state.last_delivered)
-            cursor = min(self._position(key), state.last_delivered, behind)
+            cursor = min(self._position(key), state.last_delivered)
             if state.pending:
                 adopted: Adopted = yield Adopt(key)
                 mirror.adopted = adopted.entry_ids
@@ -213,7 +214,6 @@ class DrainCore:
                     cursor = min(cursor, EntryId.parse(adopted.entry_ids[0]).before())
                 self._note_lost(key, adopted.deleted)
             self._cursors[key] = cursor
-        self._rewind.clear()
         self._mirrors = mirrors
 
     def _note_lost(self, key: str, deleted: Sequence[str]) -> None:
@@ -311,12 +311,7 @@ class DrainCore:
             some = entries.get(key)
             if not some or self._mirrors is None or self._lease is None:
                 continue
-            entry_id = some[0][0].decode()
-            deliveries = 0
-            if self._suspected != (key, entry_id):
-                # Once per drain: trouble that this process survives says nothing about the entry.
-                self._suspected = (key, entry_id)
-                deliveries = yield Suspect(self._lease, key, entry_id)
+            deliveries = yield Suspect(self._lease, key, some[0][0].decode())
             parked = deliveries + CAREFUL_AFTER > self._limits.poison_deliveries
             batch = yield Prepare(
                 key, some, self._position(key), park=deliveries + CAREFUL_AFTER - 1 if parked else 0
@@ -346,12 +341,14 @@ class DrainCore:
             read = None
             if mirror.entries_read is not None:
                 read = mirror.entries_read + _count_above(done.entries, mirror.last_delivered)
-            before: GroupState = yield Advance(done.key, str(done.last_id), read)
-            if before.last_delivered < mirror.last_delivered:
+            before: GroupState | None = yield Advance(
+                done.key, str(done.last_id), read, mirror.last_delivered
+            )
+            if before is None:
                 self._warn("the stream went back in time: reading again", stream=done.key)
-                self._rewind[done.key] = before.last_delivered
                 self._mirrors = None
-            elif before.pending > len(mirror.adopted):
+                return
+            if before.pending > len(mirror.adopted):
                 self._mirrors = None
             mirror.last_delivered, mirror.entries_read = done.last_id, read
         passed = [one for one in mirror.adopted if EntryId.parse(one) <= done.last_id]

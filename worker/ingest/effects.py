@@ -131,7 +131,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """Note that this entry is about to be processed alone; the answer is how often that was noted."""
+    """Note that this entry is about to be processed alone; the answer is how many leases did."""
 
     lease: HeldLease
     key: str
@@ -164,11 +164,16 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """Mirror a committed position into the group; the answer is the group's state before that."""
+    """Mirror a committed position into the group; the answer is the group's state before that.
+
+    None, and nothing is moved, when the stream went back in time: its group stands before `expected`, or the
+    entry is gone. The group is left as the witness of that, for whoever reads next.
+    """
 
     key: str
     entry_id: str
     entries_read: int | None
+    expected: EntryId
 
 
 @dataclass(frozen=True, slots=True)

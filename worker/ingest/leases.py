@@ -52,17 +52,22 @@ _PAUSED: Final = text("SELECT paused_at IS NOT NULL FROM ingest_positions WHERE 
 _RENEW: Final = text("""
     UPDATE ingest_positions SET lease_until = clock_timestamp() + :duration
      WHERE shard = :shard AND epoch = :epoch
-    RETURNING epoch, last_entry_id, last_correction_id, careful_left, paused_at
+    RETURNING epoch, last_entry_id, last_correction_id, careful_left, suspect_id, paused_at
 """)
 _SUSPECT: Final = text("""
     UPDATE ingest_positions
-       SET suspect_id = :entry,
-           suspect_deliveries = CASE WHEN suspect_id = :entry THEN suspect_deliveries + 1 ELSE 1 END
+       SET suspect_id = :entry, suspect_epoch = :epoch,
+           suspect_deliveries = CASE WHEN suspect_id IS DISTINCT FROM :entry THEN 1
+                                     WHEN suspect_epoch = :epoch THEN greatest(suspect_deliveries, 1)
+                                     ELSE suspect_deliveries + 1 END
      WHERE shard = :shard AND epoch = :epoch
     RETURNING suspect_deliveries
 """)
 _RELEASE: Final = text("""
-    UPDATE ingest_positions SET holder = NULL, lease_until = NULL, updated_at = now()
+    UPDATE ingest_positions
+       SET holder = NULL, lease_until = NULL, updated_at = now(), suspect_epoch = NULL,
+           suspect_deliveries = suspect_deliveries
+                                - (suspect_deliveries > 0 AND suspect_epoch IS NOT DISTINCT FROM epoch)::int
      WHERE shard = :shard AND epoch = :epoch
 """)
 
@@ -121,13 +126,15 @@ def renew_lease(session: Session, lease: Lease, *, duration: timedelta) -> Lease
         events_at=EntryId.parse(row.last_entry_id),
         corrections_at=EntryId.parse(row.last_correction_id),
         is_careful=row.careful_left > 0,
+        suspect_id=row.suspect_id,
     )
 
 
 def note_suspect(session: Session, lease: Lease, *, entry: str) -> int:
-    """This function will note that `entry` is about to be processed alone, and return how often it was.
+    """This function will note that `entry` is about to be processed alone, and return how many leases did.
 
-    A batch that is committed clears the note; a process that dies over the entry leaves it. Raises LeaseLost.
+    A batch that is committed clears the note, and whoever gives the shard back was not killed by the entry;
+    a process that dies over it leaves the note. Raises LeaseLost.
     """
     parameters = {"shard": lease.shard, "epoch": lease.epoch, "entry": entry}
     noted = session.execute(_SUSPECT, parameters).scalar_one_or_none()

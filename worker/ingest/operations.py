@@ -103,7 +103,8 @@ def ingest_batch(
     if locked.paused_at is not None:
         raise ShardPaused
     stands_at = locked.last_correction_id if correction else locked.last_entry_id
-    if EntryId.parse(stands_at) != batch.position:
+    both = EntryId.parse(locked.last_entry_id), EntryId.parse(locked.last_correction_id)
+    if EntryId.parse(stands_at) != batch.position or both != (lease.events_at, lease.corrections_at):
         raise LeaseLost("The shard's position moved since the batch was read: read it again.")
     if batch.plain is not None:
         plain_rows.store(session, batch.plain, shard=lease.shard)
@@ -134,6 +135,7 @@ def ingest_batch(
         corrections_at=EntryId.parse(row.last_correction_id),
         is_careful=row.careful_left > 0,
         is_paused=row.paused_at is not None,
+        suspect_id=None,
     )
     return held, counts
 

@@ -308,6 +308,8 @@ class IngestPosition(PlatformBase):
     careful_left: Mapped[Tally]
     suspect_id: Mapped[Words | None]
     suspect_deliveries: Mapped[Tally]
+    # The lease that noted it: one that is given back has survived it.
+    suspect_epoch: Mapped[int | None] = mapped_column(sa.BigInteger)
     paused_at: Mapped[Instant | None]
     paused_by: Mapped[Words | None]
     paused_reason: Mapped[Words | None]

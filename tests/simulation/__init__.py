@@ -1,0 +1,1 @@
+"""The drain's decisions against servers that lie, lose and crash: `python -m tests.simulation --seed S`."""
