@@ -220,11 +220,11 @@ class _PausesBeforeInsert:
         self._looked = looked
         self._may_go_on = may_go_on
 
-    def execute(self, statement: str, parameters: Any = None) -> Any:
+    def execute(self, statement: str, parameters: Any = None, **options: Any) -> Any:
         if "INSERT INTO platform_usage_logs" in statement:
             self._looked.set()
             assert self._may_go_on.wait(20)
-        return self._cursor.execute(statement, parameters)
+        return self._cursor.execute(statement, parameters, **options)
 
     def copy(self, statement: str) -> Any:
         return self._cursor.copy(statement)

@@ -53,8 +53,8 @@ BUGS: Final = (
             Change("worker/ingest/operations.py", "        ON CONFLICT (id) DO NOTHING\n", ""),
             Change(
                 "worker/ingest/plain_rows.py",
-                "    known = cursor.execute(_KNOWN).fetchall()\n",
-                "    known: list[tuple[str, bool]] = []\n",
+                "        known = cursor.execute(_KNOWN, prepare=False).fetchall()\n",
+                "        known: list[tuple[str, bool]] = []\n",
             ),
         ),
         (ANSWERS, DELIVERY),

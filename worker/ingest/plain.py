@@ -47,7 +47,7 @@ _DETAILS: Final = (
     "seq",
 )
 _METADATA: Final = ("metadata",)
-# In the order of a line. A batch in which no event has details, or none has metadata, leaves these out.
+# In the order of a line. What no event of a batch has, of the details and metadata, is left out of it.
 COLUMNS: Final = (*_BASE, *_DETAILS, *_METADATA)
 
 SumKey = tuple[str, str, str, str, str]
@@ -55,7 +55,6 @@ SumKey = tuple[str, str, str, str, str]
 
 _NULL: Final = "\\N"
 _NO_DETAILS: Final = (None,) * len(_DETAILS)
-_NULL_DETAILS: Final = "\t".join([_NULL] * len(_DETAILS))
 # Behind the hour; what is finer than microseconds is cut by the contract.
 _CLOCK: Final = re.compile(r":[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?Z").fullmatch
 # Single events that are read at once; one of them that is odd has all of them read one by one.
@@ -79,20 +78,31 @@ class Plain:
         self._hashes: dict[str, str] = {}
         self._lines: list[str] = []
         self._amounts: list[_Amounts | None] = []
-        self._details: dict[int, str] = {}
+        self._details: dict[int, tuple[object, ...]] = {}
         self._metadata: dict[int, str] = {}
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of `text()`."""
-        return (*_BASE, *(_DETAILS if self._details else ()), *(_METADATA if self._metadata else ()))
+        details = (_DETAILS[at] for at in self._used_details())
+        return (*_BASE, *details, *(_METADATA if self._metadata else ()))
+
+    def _used_details(self) -> list[int]:
+        """The places of those details that some event has."""
+        by_column = zip(*self._details.values(), strict=True)
+        return [at for at, values in enumerate(by_column) if values.count(None) < len(values)]
 
     def text(self) -> str:
         """This function will return all lines as COPY text."""
         lines = self._lines
         if self._details:
-            details = self._details
-            lines = [f"{line[:-1]}\t{details.get(n, _NULL_DETAILS)}\n" for n, line in enumerate(lines)]
+            used, details = self._used_details(), self._details
+            nothing = "\t".join([_NULL] * len(used))
+            spelled = {
+                n: "\t".join([_NULL if values[at] is None else str(values[at]) for at in used])
+                for n, values in details.items()
+            }
+            lines = [f"{line[:-1]}\t{spelled.get(n, nothing)}\n" for n, line in enumerate(lines)]
         if self._metadata:
             metadata = self._metadata
             lines = [f"{line[:-1]}\t{metadata.get(n, _NULL)}\n" for n, line in enumerate(lines)]
@@ -164,7 +174,7 @@ class Plain:
         self._amounts.append(amounts)
         return True
 
-    def add_to_line(self, details: str | None, metadata: str | None) -> None:
+    def add_to_line(self, details: tuple[object, ...] | None, metadata: str | None) -> None:
         """This function will give the last line its optional columns."""
         if details is not None:
             self._details[len(self.ids) - 1] = details
@@ -325,12 +335,14 @@ class Decoder:
             else:
                 left.append(place)
                 continue
-            details, parts = None, "None\0None\0None"
-            if event[8:16] != _NO_DETAILS:
+            details: tuple[object, ...] | None = event[8:16]
+            parts = "None\0None\0None"
+            if details == _NO_DETAILS:
+                details = None
+            else:
                 if not checks.are_good_details(event):
                     left.append(place)
                     continue
-                details = "\t".join([_NULL if value is None else str(value) for value in event[8:16]])
                 parts = f"{cache_read}\0{cache_write}\0{reasoning}"
 
             scaled: int | None = None

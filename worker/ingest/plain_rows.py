@@ -88,7 +88,8 @@ def store(session: Session, part: PlainPart, *, shard: int) -> None:
     plain, sums = part.plain, part.sums
     columns = ", ".join(plain.columns)
     with _cursor(session) as cursor:
-        known = cursor.execute(_KNOWN).fetchall()
+        # Planned anew each time: a plan that was kept from an empty log scans the full one for every id.
+        known = cursor.execute(_KNOWN, prepare=False).fetchall()
         if not all(same for _, same in known):
             raise NotPlain("an id is taken by another event")
         known_ids = [event_id for event_id, _ in known]
