@@ -9,7 +9,8 @@ from typing import Final
 from uuid import UUID
 
 from worker.ingest import rows, rules
-from worker.ingest.plain import COLUMNS, Decoder, Plain
+from worker.ingest.plain import Decoder
+from worker.ingest.plain_batch import COLUMNS, Plain
 from worker.ingest.rules import AgeLimits, Outcome, Received
 
 NOW: Final = datetime(2026, 1, 31, 9, 40, 15, 123000, tzinfo=UTC)
@@ -51,7 +52,7 @@ def compare(
     lines = plain.text().split("\n")
     assert lines.pop() == ""
     assert len(lines) == len(standing)
-    for line, event in zip(lines, standing, strict=True):
+    for line, event in zip(lines, sorted(standing, key=lambda one: str(one.event_id)), strict=True):
         assert_same_row(dict(zip(plain.columns, line.split("\t"), strict=True)), event)
     assert sums_of(plain) == expected_sums(standing)
     return plain.count

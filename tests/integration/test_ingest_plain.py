@@ -19,6 +19,7 @@ from worker import db
 from worker.entries import EntryId, RawEntry
 from worker.ingest import consumer, plain_rows, preparing
 from worker.ingest.plain import Decoder
+from worker.ingest.plain_rows import Staged
 from worker.ingest.rules import AgeLimits, Batch
 from worker.settings import load_settings
 
@@ -94,8 +95,8 @@ def stored(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     store = plain_rows.store
 
-    def noting(session: Session, part: preparing.PlainPart, *, shard: int) -> None:
-        store(session, part, shard=shard)
+    def noting(session: Session, part: preparing.PlainPart, staged: Staged, *, shard: int) -> None:
+        store(session, part, staged, shard=shard)
         sizes.append(len(part.plain.ids) - part.known)
 
     monkeypatch.setattr(plain_rows, "store", noting)
@@ -186,7 +187,7 @@ class TestRace:
         looked, may_go_on = threading.Event(), threading.Event()
         store = plain_rows.store
 
-        def pausing(session: Session, part: preparing.PlainPart, *, shard: int) -> None:
+        def pausing(session: Session, part: preparing.PlainPart, staged: Staged, *, shard: int) -> None:
             if shard == 0 and not looked.is_set():
                 cursor_of = plain_rows._cursor
 
@@ -196,7 +197,7 @@ class TestRace:
                         yield _PausesBeforeInsert(inner, looked, may_go_on)
 
                 monkeypatch.setattr(plain_rows, "_cursor", cursor)
-            store(session, part, shard=shard)
+            store(session, part, staged, shard=shard)
 
         monkeypatch.setattr(plain_rows, "store", pausing)
         results: list[dict[str, Any]] = []
@@ -246,6 +247,34 @@ class TestStagedAhead:
 
         counts = world.drain(open_session=failing, batch_size=20, shortest_wait=0.001)
         assert (counts["accepted"], counts["recovered"]) == (120, 0)
+        world.assert_books_hold()
+        world.assert_rollups_hold()
+
+    def test_ids_that_the_batch_before_is_storing_are_duplicates(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, stored: list[int]
+    ) -> None:
+        """Their rows are not there yet when the next batch looks for what is known."""
+        first = [event() for _ in range(20)]
+        for one in (*first, *first[:5], *(event() for _ in range(15))):
+            world.add([one])
+        stage, store, staged = plain_rows.stage, plain_rows.store, threading.Semaphore(0)
+
+        def telling(*arguments: Any, **options: Any) -> Staged:
+            found = stage(*arguments, **options)
+            staged.release()
+            return found
+
+        def waiting(*arguments: Any, **options: Any) -> None:
+            # The first batch is staged by itself, the second one ahead.
+            assert stored or (staged.acquire(timeout=20) and staged.acquire(timeout=20))
+            store(*arguments, **options)
+
+        monkeypatch.setattr(plain_rows, "stage", telling)
+        monkeypatch.setattr(plain_rows, "store", waiting)
+        counts = world.drain(batch_size=20)
+        assert (counts["accepted"], counts["duplicates"]) == (35, 5)
+        # Both were stored the fast way.
+        assert stored == [20, 15]
         world.assert_books_hold()
         world.assert_rollups_hold()
 

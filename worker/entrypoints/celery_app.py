@@ -36,11 +36,11 @@ def create_app(settings: Settings) -> Celery:
         event_serializer="json",
         enable_utc=True,
         timezone="UTC",
-        # Without socket_timeout a worker whose connection died silently never resumes; with these it takes 31
-        # s.
+        # Without socket_timeout a worker whose connection died silently never resumes. A BRPOP asks for one
+        # second at most, and several time-outs may follow each other: a loop's read, a ring, a health check.
         broker_transport_options={
-            "socket_timeout": 10,
-            "socket_connect_timeout": 5,
+            "socket_timeout": 5,
+            "socket_connect_timeout": 3,
             "socket_keepalive": True,
             "health_check_interval": 5,
             "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
@@ -55,8 +55,8 @@ def create_app(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_pool_acquire_timeout=5,
-        redis_socket_timeout=10,
-        redis_socket_connect_timeout=5,
+        redis_socket_timeout=5,
+        redis_socket_connect_timeout=3,
         redis_socket_keepalive=True,
         redis_backend_health_check_interval=5,
         result_backend_transport_options={"retry_policy": {"max_retries": 3, "interval_step": 0.2}},

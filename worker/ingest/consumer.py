@@ -12,7 +12,7 @@ import contextvars
 import gc
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from worker.ingest import core, effects, leases, operations, plain_rows, rules
 from worker.ingest.effects import DrainLimits, Effect, Report
 from worker.ingest.leases import Lease
 from worker.ingest.plain import Decoder
-from worker.ingest.plain_rows import NotPlain
+from worker.ingest.plain_rows import NotPlain, Staged
 from worker.ingest.preparing import PlainPart, prepare
 from worker.ingest.rules import AgeLimits, Batch, Counts
 from worker.sqlstate import FailureKind, kind_of, sqlstate_of
@@ -37,7 +37,7 @@ from worker.valkey import StreamReader
 OpenSession = Callable[[], AbstractContextManager[Session]]
 # One name for all: the lease tells drains apart, and names of processes would pile up in the group for ever.
 CONSUMER: Final = "drain"
-_TURN_SECONDS: Final = 0.0005
+_TURN_SECONDS: Final = 0.0002
 _Result = TypeVar("_Result")
 _log = log.get_logger(__name__)
 
@@ -83,7 +83,7 @@ class Drain:
         self._lease_time = timedelta(seconds=self._limits.lease_seconds)
         self._held: Lease | None = None
         self._threads: ThreadPoolExecutor | None = None
-        self._storing: Future[tuple[Lease, Counts]] | None = None
+        self._storing: _Storing | None = None
         self._staged: _Staged | None = None
 
     def run(self) -> dict[str, object]:
@@ -231,12 +231,12 @@ class Drain:
         self._forget_staged()
         if batch.plain is not None and self._storing is not None and self._stage_ahead:
             stack = ExitStack()
-            self._staged = _Staged(batch, stack, self._submit(self._copy, stack, batch.plain))
+            copied = self._submit(self._copy, stack, batch.plain, rules.ids_of(self._storing.batch))
+            self._staged = _Staged(batch, stack, copied)
 
-    def _copy(self, stack: ExitStack, part: PlainPart) -> Session:
+    def _copy(self, stack: ExitStack, part: PlainPart, unseen: Set[str]) -> tuple[Session, Staged]:
         session = stack.enter_context(self._open_session())
-        plain_rows.stage(session, part)
-        return session
+        return session, plain_rows.stage(session, part, unseen=unseen)
 
     def _forget_staged(self) -> None:
         staged, self._staged = self._staged, None
@@ -248,7 +248,7 @@ class Drain:
         if staged is not None and staged.batch is not batch:
             staged.forget()
             staged = None
-        self._storing = self._submit(self._store, key, batch, lease, staged)
+        self._storing = _Storing(batch, self._submit(self._store, key, batch, lease, staged))
 
     def _submit(self, work: Callable[..., _Result], *arguments: object) -> Future[_Result]:
         if self._threads is None:
@@ -262,7 +262,8 @@ class Drain:
         try:
             if staged is not None:
                 with staged.stack:
-                    stored, counts = self._ingest(staged.copied.result(), key, batch, lease, is_staged=True)
+                    session, rows = staged.copied.result()
+                    stored, counts = self._ingest(session, key, batch, lease, staged=rows)
             else:
                 with self._open_session() as session:
                     stored, counts = self._ingest(session, key, batch, lease)
@@ -282,7 +283,7 @@ class Drain:
         return stored, counts
 
     def _ingest(
-        self, session: Session, key: str, batch: Batch, lease: Lease, *, is_staged: bool = False
+        self, session: Session, key: str, batch: Batch, lease: Lease, *, staged: Staged | None = None
     ) -> tuple[Lease, Counts]:
         return operations.ingest_batch(
             session,
@@ -292,14 +293,14 @@ class Drain:
             correction=key == self._corrections_key,
             duration=self._lease_time,
             limits=self._limits,
-            is_staged=is_staged,
+            staged=staged,
         )
 
     def _finish(self) -> tuple[Lease, Counts]:
         storing, self._storing = self._storing, None
         if storing is None:
             raise NothingStarted
-        lease, counts = storing.result()
+        lease, counts = storing.done.result()
         self._held = lease
         return lease, counts
 
@@ -307,7 +308,7 @@ class Drain:
         self._forget_staged()
         if self._storing is not None:
             # Its error, if any, is of no interest any more: nothing is acknowledged.
-            self._storing.exception()
+            self._storing.done.exception()
             self._storing = None
 
     def _release(self) -> None:
@@ -339,12 +340,20 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class _Storing:
+    """A batch whose transaction runs."""
+
+    batch: Batch
+    done: Future[tuple[Lease, Counts]]
+
+
+@dataclass(frozen=True, slots=True)
 class _Staged:
     """A batch whose rows are on their way to a connection; leaving `stack` commits or rolls back there."""
 
     batch: Batch
     stack: ExitStack
-    copied: Future[Session]
+    copied: Future[tuple[Session, Staged]]
 
     def forget(self) -> None:
         """Rolls back; what went wrong is of no interest any more."""

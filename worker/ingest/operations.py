@@ -19,7 +19,7 @@ from worker.entries import EntryId
 from worker.ingest import corrections, plain_rows, queries, rows, rules
 from worker.ingest.effects import DrainLimits, LeaseLost, ShardPaused
 from worker.ingest.leases import Lease
-from worker.ingest.plain_rows import ConnectionLost
+from worker.ingest.plain_rows import ConnectionLost, Staged
 from worker.ingest.rules import Batch, Counts, Outcome, Received
 from worker.rollups import operations as rollups
 from worker.sqlstate import FailureKind, kind_of, sqlstate_of
@@ -83,17 +83,17 @@ def ingest_batch(
     correction: bool,
     duration: timedelta,
     limits: DrainLimits = _LIMITS,
-    is_staged: bool = False,
+    staged: Staged | None = None,
 ) -> tuple[Lease, Counts]:
     """This function will answer each event of a batch, store what is new, and move the shard's position.
 
     It returns the lease as it is then, and the counts. Afterwards each event has its outcome. Raises
     LeaseLost when somebody has taken the shard, or moved it, since the batch was read; ShardPaused; NotPlain
-    when a batch with plain events has to be stored the slow way. `is_staged` says that this very session has
+    when a batch with plain events has to be stored the slow way. `staged` says that this very session has
     its plain rows already.
     """
-    if batch.plain is not None and not is_staged:
-        plain_rows.stage(session, batch.plain)
+    if batch.plain is not None and staged is None:
+        staged = plain_rows.stage(session, batch.plain)
     patience = f"{int(duration.total_seconds() * 1000)}ms"
     locked = session.execute(
         _LOCK, {"shard": lease.shard, "epoch": lease.epoch, "patience": patience}
@@ -106,8 +106,8 @@ def ingest_batch(
     both = EntryId.parse(locked.last_entry_id), EntryId.parse(locked.last_correction_id)
     if EntryId.parse(stands_at) != batch.position or both != (lease.events_at, lease.corrections_at):
         raise LeaseLost("The shard's position moved since the batch was read: read it again.")
-    if batch.plain is not None:
-        plain_rows.store(session, batch.plain, shard=lease.shard)
+    if batch.plain is not None and staged is not None:
+        plain_rows.store(session, batch.plain, staged, shard=lease.shard)
     if batch.events:
         _leave_put_aside(session, batch.events, stream=stream, shard=lease.shard)
         settle(session, batch.events, shard=lease.shard, correction=correction)

@@ -7,10 +7,10 @@ the same, and leaves everything else to the contract; see docs/decisions/0009. N
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from hashlib import blake2b
-from itertools import groupby, repeat
+from itertools import groupby, islice, repeat
 from typing import Final
 
 from producers import _fields as rules
@@ -18,192 +18,27 @@ from producers._events import InvalidEvent
 from producers._json import NotJSON, read_elements, read_text, skip_blank
 from producers._stream import MAX_EVENT_BYTES, MAX_FRAME_BYTES, MAX_FRAME_EVENTS
 from worker.ingest import plain_checks as checks
-from worker.ingest.plain_checks import MOST_CACHED, Arrival, Fields, Party, Window
+from worker.ingest.plain_batch import NO_DETAILS, Plain
+from worker.ingest.plain_checks import MOST_CACHED, NULL, Arrival, Fields, Party, Window
+from worker.ingest.plain_columns import columns_of
 from worker.ingest.rules import AgeLimits
 
-_BASE: Final = (
-    "id",
-    "user_id",
-    "feature",
-    "provider",
-    "model",
-    "input_tokens",
-    "output_tokens",
-    "tokens_used",
-    "cost_usd",
-    "cost_source",
-    "payload_hash",
-    "occurred_at",
-    "received_at",
-)
-_DETAILS: Final = (
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "reasoning_tokens",
-    "duration_ms",
-    "status",
-    "hold_id",
-    "producer_id",
-    "seq",
-)
-_METADATA: Final = ("metadata",)
-# In the order of a line. What no event of a batch has, of the details and metadata, is left out of it.
-COLUMNS: Final = (*_BASE, *_DETAILS, *_METADATA)
-
-SumKey = tuple[str, str, str, str, str]
-"""User, feature, provider or '', model or '', hour as in `2026-11-21 09:00:00+00`."""
-
-_NULL: Final = "\\N"
-_NO_DETAILS: Final = (None,) * len(_DETAILS)
 # Behind the hour; what is finer than microseconds is cut by the contract.
 _CLOCK: Final = re.compile(r":[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?Z").fullmatch
 # Single events that are read at once; one of them that is odd has all of them read one by one.
 _TOGETHER: Final = 64
 
-_Amounts = tuple[Party, str, int, int, int, int | None]
-"""Party, hour, input, output, tokens used, cost in 10^-12 US dollars or None."""
-_Mark = tuple[int, int, int, bool]
-
-
-class Plain:
-    """The plain events of one batch, in order; `ids` has one id for each line."""
-
-    __slots__ = ("_amounts", "_details", "_hashes", "_lines", "_metadata", "clash", "count", "ids", "repeats")
-
-    def __init__(self) -> None:
-        self.ids: list[str] = []
-        self.count = 0
-        self.repeats = 0
-        self.clash = False
-        self._hashes: dict[str, str] = {}
-        self._lines: list[str] = []
-        self._amounts: list[_Amounts | None] = []
-        self._details: dict[int, tuple[object, ...]] = {}
-        self._metadata: dict[int, str] = {}
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns of `text()`."""
-        details = (_DETAILS[at] for at in self._used_details())
-        return (*_BASE, *details, *(_METADATA if self._metadata else ()))
-
-    def _used_details(self) -> list[int]:
-        """The places of those details that some event has."""
-        by_column = zip(*self._details.values(), strict=True)
-        return [at for at, values in enumerate(by_column) if values.count(None) < len(values)]
-
-    def text(self) -> str:
-        """This function will return all lines as COPY text."""
-        lines = self._lines
-        if self._details:
-            used, details = self._used_details(), self._details
-            nothing = "\t".join([_NULL] * len(used))
-            spelled = {
-                n: "\t".join([_NULL if values[at] is None else str(values[at]) for at in used])
-                for n, values in details.items()
-            }
-            lines = [f"{line[:-1]}\t{spelled.get(n, nothing)}\n" for n, line in enumerate(lines)]
-        if self._metadata:
-            metadata = self._metadata
-            lines = [f"{line[:-1]}\t{metadata.get(n, _NULL)}\n" for n, line in enumerate(lines)]
-        return "".join(lines)
-
-    @property
-    def sums(self) -> dict[SumKey, list[int]]:
-        """Per roll-up row: events, unpriced events, input, output, tokens used, cost in 10^-12 US dollars."""
-        sums: dict[SumKey, list[int]] = {}
-        for (owner, hour), amounts in self._sums().items():
-            user, feature, provider, model = owner.split("\t")
-            sums[user, feature, provider, model, hour] = amounts
-        return sums
-
-    def sums_text(self) -> str:
-        """This function will return the roll-up rows as COPY text: the key, then the sums, in US dollars.
-
-        The columns are those of `worker.rollups.queries`, KEY and SUMS.
-        """
-        # Whole 10^-12 dollars with an exponent: numeric reads it exactly, and it takes no arithmetic here.
-        return "".join(
-            [
-                f"{owner}\t{hour}\t{events}\t{unpriced}\t{inputs}\t{outputs}\t{used}\t{cost}e-12\n"
-                for (owner, hour), (events, unpriced, inputs, outputs, used, cost) in self._sums().items()
-            ]
-        )
-
-    def _sums(self) -> dict[tuple[str, str], list[int]]:
-        sums: dict[tuple[str, str], list[int]] = {}
-        for amounts in self._amounts:
-            if amounts is None:
-                continue
-            party, hour, inputs, outputs, used, cost = amounts
-            unpriced = 0
-            if cost is None:
-                cost, unpriced = 0, 1
-            key = (party.owner, hour)
-            row = sums.get(key)
-            if row is None:
-                sums[key] = [1, unpriced, inputs, outputs, used, cost]
-                continue
-            row[0] += 1
-            row[1] += unpriced
-            row[2] += inputs
-            row[3] += outputs
-            row[4] += used
-            row[5] += cost
-        return sums
-
-    def without(self, ids: Collection[str]) -> None:
-        """This function will take the events with these ids out of the sums; their lines stay."""
-        known = set(ids)
-        self._amounts = [
-            None if event_id in known else amounts
-            for event_id, amounts in zip(self.ids, self._amounts, strict=True)
-        ]
-
-    def add(self, event_id: str, payload_hash: str, line: str, amounts: _Amounts) -> bool:
-        """This function will take one event in; False when its id has come before, so that it has no line."""
-        self.count += 1
-        first = self._hashes.setdefault(event_id, payload_hash)
-        if first is not payload_hash:
-            self.repeats += 1
-            if first != payload_hash:
-                self.clash = True
-            return False
-        self.ids.append(event_id)
-        self._lines.append(line)
-        self._amounts.append(amounts)
-        return True
-
-    def add_to_line(self, details: tuple[object, ...] | None, metadata: str | None) -> None:
-        """This function will give the last line its optional columns."""
-        if details is not None:
-            self._details[len(self.ids) - 1] = details
-        if metadata is not None:
-            self._metadata[len(self.ids) - 1] = metadata
-
-    def mark(self) -> _Mark:
-        """This function will return what `back_to` needs to forget all that came after."""
-        return len(self.ids), self.count, self.repeats, self.clash
-
-    def back_to(self, mark: _Mark) -> None:
-        """This function will forget what was taken in after the mark."""
-        length, self.count, self.repeats, self.clash = mark
-        for n in range(length, len(self.ids)):
-            del self._hashes[self.ids[n]]
-            self._details.pop(n, None)
-            self._metadata.pop(n, None)
-        del self.ids[length:], self._lines[length:], self._amounts[length:]
-
 
 class Decoder:
     """Reads entries of the stream of events for one drain; it remembers texts that come again and again."""
 
-    __slots__ = ("_keys", "_parties", "_window")
+    __slots__ = ("_keys", "_parties", "_producers", "_window")
 
     def __init__(self, limits: AgeLimits) -> None:
         self._window = Window(limits)
         self._parties: dict[tuple[str, str, str | None, str | None], Party] = {}
         self._keys: set[str] = set()
+        self._producers: set[str] = set()
 
     def take(self, data: bytes, received_at: datetime, into: Plain) -> list[int] | None:
         """This function will take the ordinary events of one `data` field in.
@@ -278,10 +113,15 @@ class Decoder:
 
     def _take_all(self, events: list[Fields], arrivals: Iterable[Arrival], into: Plain) -> list[int]:
         """Takes these in, and returns the places of those that are not ordinary."""
-        left: list[int] = []
         ids_are_canonical = checks.are_canonical_ids(events)
+        arrivals = list(islice(arrivals, len(events)))
+        if ids_are_canonical and len(events) > 1:
+            alike = self._take_alike(events, arrivals, into)
+            if alike:
+                return []
+        left: list[int] = []
         parties, hours, add = self._parties, self._window.hours, into.add
-        for place, (event, arrival) in enumerate(zip(events, arrivals, strict=False)):
+        for place, (event, arrival) in enumerate(zip(events, arrivals, strict=True)):
             (
                 _,
                 event_id,
@@ -297,8 +137,8 @@ class Decoder:
                 _,
                 _,
                 _,
-                _,
-                _,
+                producer,
+                number,
                 stated,
                 cost,
                 occurred_at,
@@ -335,9 +175,9 @@ class Decoder:
             else:
                 left.append(place)
                 continue
-            details: tuple[object, ...] | None = event[8:16]
+            details: tuple[object, ...] | None = event[8:14]
             parts = "None\0None\0None"
-            if details == _NO_DETAILS:
+            if details == NO_DETAILS:
                 details = None
             else:
                 if not checks.are_good_details(event):
@@ -345,6 +185,10 @@ class Decoder:
                     continue
                 parts = f"{cache_read}\0{cache_write}\0{reasoning}"
 
+            made_by = self._made_by(producer, number)
+            if made_by is None:
+                left.append(place)
+                continue
             scaled: int | None = None
             if cost is None:
                 priced, cost = "\\N\tunpriced", "None"
@@ -369,12 +213,68 @@ class Decoder:
                 event_id,
                 payload_hash,
                 f"{event_id}\t{party.columns}\t{split}\t{used}\t{priced}\t\\\\x{payload_hash}\t"
-                f"{occurred_at}\t{received}\n",
+                f"{occurred_at}\t{received}\t{made_by}\n",
                 (party, hour, inputs or 0, outputs or 0, used, scaled),
             )
             if is_first and (details or metadata):
                 into.add_to_line(details, metadata)
         return left
+
+    def _take_alike(self, events: list[Fields], arrivals: list[Arrival], into: Plain) -> bool:
+        """Takes all of these in, or none where they are not alike."""
+        columns = columns_of(events, arrivals, parties=self._parties, hours=self._window.hours)
+        if columns is None:
+            return False
+        made_by = [
+            self._made_by(producer, number)
+            for producer, number in zip(columns.producers, columns.numbers, strict=True)
+        ]
+        if None in made_by:
+            return False
+        lines = [
+            f"{event_id}\t{party.columns}\t{inputs}\t{outputs}\t{used}\t{priced}\t\\\\x{payload_hash}\t"
+            f"{occurred_at}\t{arrival[0]}\t{by}\n"
+            for event_id, party, inputs, outputs, used, priced, payload_hash, occurred_at, arrival, by in zip(
+                columns.ids,
+                columns.parties,
+                columns.inputs,
+                columns.outputs,
+                columns.used,
+                columns.priced,
+                columns.hashes,
+                columns.times,
+                arrivals,
+                made_by,
+                strict=True,
+            )
+        ]
+        amounts = list(
+            zip(
+                columns.parties,
+                columns.hours,
+                columns.inputs,
+                columns.outputs,
+                columns.used,
+                columns.scaled,
+                strict=True,
+            )
+        )
+        into.extend(columns.ids, columns.hashes, lines, amounts)
+        return True
+
+    def _made_by(self, producer: str | None, number: int | None) -> str | None:
+        """The two columns as text, or None where the producer's name is refused."""
+        if producer is None:
+            return f"{NULL}\t{NULL if number is None else number}"
+        if producer not in self._producers:
+            try:
+                rules.identifier_value(producer, "producer_id", "invalid_field", longest=128)
+            except InvalidEvent:
+                return None
+            if len(self._producers) >= MOST_CACHED:
+                self._producers.clear()
+            self._producers.add(producer)
+        return f"{producer}\t{NULL if number is None else number}"
 
     def _party(self, user_id: str, feature: str, provider: str | None, model: str | None) -> Party | None:
         try:

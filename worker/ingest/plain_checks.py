@@ -42,7 +42,8 @@ Fields = tuple[Any, ...]
 WireErrors: Final = (msgspec.MsgspecError, ValueError, RecursionError, OverflowError)
 
 _ABSENT: Final = Raw(b"")
-_NULL: Final = "\\N"
+# What COPY text has for an absent value.
+NULL: Final = "\\N"
 _UUID: Final = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 _NIL_OR_MAX: Final = (str(UUID(int=0)), str(UUID(int=2**128 - 1)))
 
@@ -145,7 +146,7 @@ class Party:
     __slots__ = ("columns", "hashed", "owner")
 
     def __init__(self, user: str, feature: str, provider: str, model: str) -> None:
-        self.columns = f"{user}\t{feature}\t{provider or _NULL}\t{model or _NULL}"
+        self.columns = f"{user}\t{feature}\t{provider or NULL}\t{model or NULL}"
         # The same as a roll-up has it.
         self.owner = f"{user}\t{feature}\t{provider}\t{model}"
         # The beginning of what `rules.payload_hash` hashes.
@@ -349,8 +350,8 @@ def uuid_text(value: str) -> str | None:
 
 
 def are_good_details(event: Fields) -> bool:
-    """This function will check the parts of the tokens against the whole, and the ids of others."""
-    inputs, outputs, cache_read, cache_write, reasoning, _, _, hold_id, producer_id = event[6:15]
+    """This function will check the parts of the tokens against the whole, and the hold's id."""
+    inputs, outputs, cache_read, cache_write, reasoning, _, _, hold_id = event[6:14]
     if (cache_read is not None or cache_write is not None) and (
         inputs is None or (cache_read or 0) + (cache_write or 0) > inputs
     ):
@@ -358,9 +359,8 @@ def are_good_details(event: Fields) -> bool:
     if reasoning is not None and (outputs is None or reasoning > outputs):
         return False
     try:
-        for value in (hold_id, producer_id):
-            if value is not None:
-                rules.identifier_value(value, "hold_id", "invalid_field", longest=128)
+        if hold_id is not None:
+            rules.identifier_value(hold_id, "hold_id", "invalid_field", longest=128)
     except InvalidEvent:
         return False
     return True

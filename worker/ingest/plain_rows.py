@@ -8,8 +8,9 @@ batch the slow way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
@@ -18,7 +19,20 @@ from sqlalchemy.orm import Session
 from worker.errors import TransientError
 from worker.ingest.preparing import PlainPart
 from worker.rollups import operations as rollups
+from worker.rollups.queries import KEY, SUMS
 from worker.sqlstate import FailureKind, kind_of
+
+_NOTHING: Final[Set[str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Rows that a connection has; `known` are the ids that were stored before, and whether as the same event.
+
+    None: the batch before may have stored some meanwhile.
+    """
+
+    known: list[tuple[str, bool]] | None
 
 
 class NotPlain(TransientError):
@@ -30,66 +44,71 @@ class ConnectionLost(TransientError):
 
 
 # One each per connection: behind a pooler in transaction mode that is the server's, which keeps it as well. A
-# change of the columns changes the name, for an old table may live as long as its connection.
+# change of the columns changes the name, for an old table may live as long as its connection. The types are
+# those of the tables that the rows go to, so that nothing is left to convert under the lock.
 _STAGE: Final = """
-    CREATE TEMP TABLE IF NOT EXISTS usage_ingest_plain_1 (
-        id uuid, user_id uuid, feature text, provider text, model text, input_tokens bigint,
-        output_tokens bigint, cache_read_tokens bigint, cache_write_tokens bigint, reasoning_tokens bigint,
-        tokens_used bigint, cost_usd numeric, cost_source text, payload_hash bytea, occurred_at timestamptz,
-        received_at timestamptz, duration_ms bigint, status text, hold_id text, producer_id text, seq bigint,
-        metadata jsonb
+    CREATE TEMP TABLE IF NOT EXISTS usage_ingest_plain_2 (
+        id uuid, user_id uuid, feature varchar(128), provider varchar(128), model varchar(256),
+        input_tokens bigint, output_tokens bigint, cache_read_tokens bigint, cache_write_tokens bigint,
+        reasoning_tokens bigint, tokens_used bigint, cost_usd numeric(24, 12), cost_source varchar(16),
+        payload_hash bytea, occurred_at timestamptz, received_at timestamptz, duration_ms bigint,
+        status varchar(16), hold_id text, producer_id text, seq bigint, metadata jsonb
     ) ON COMMIT DELETE ROWS;
-    CREATE TEMP TABLE IF NOT EXISTS usage_ingest_sums_1 (
-        user_id uuid, feature text, provider text, model text, hour timestamptz, events bigint,
-        unpriced_events bigint, input_tokens bigint, output_tokens bigint, tokens_used bigint,
-        cost_usd numeric
+    CREATE TEMP TABLE IF NOT EXISTS usage_ingest_sums_2 (
+        user_id uuid, feature varchar(128), provider varchar(128), model varchar(256), hour timestamptz,
+        events bigint, unpriced_events bigint, input_tokens bigint, output_tokens bigint, tokens_used bigint,
+        cost_usd numeric(38, 12)
     ) ON COMMIT DELETE ROWS
 """
-_SUMS: Final = (
-    "user_id, feature, provider, model, hour, events, unpriced_events, input_tokens, output_tokens, "
-    "tokens_used, cost_usd"
-)
+_COPY_SUMS: Final = f"""
+    COPY pg_temp.usage_ingest_sums_2 ({", ".join((KEY, *SUMS))}) FROM STDIN
+"""
 # OFFSET keeps the planner from joining by a scan of the whole log: the temporary table has no statistics.
 _KNOWN: Final = """
     SELECT batch.id::text, batch.payload_hash = known.payload_hash
-      FROM pg_temp.usage_ingest_plain_1 AS batch
+      FROM pg_temp.usage_ingest_plain_2 AS batch
      CROSS JOIN LATERAL (SELECT payload_hash FROM platform_usage_logs WHERE id = batch.id OFFSET 0) AS known
 """
 # When a row was stored: the statement began under the lock of the shard's row, so whoever takes that lock
 # later sees every row with an earlier time. Never before the last cut of the books, should the clock go back.
 STORED_AT: Final = """greatest(statement_timestamp(),
            (SELECT audited_at + interval '1 microsecond' FROM ingest_positions WHERE shard = {shard}))"""
-# A price that was reported is the cost. Ids in order, as every batch takes them.
+# A price that was reported is the cost. The rows lie in the order of their ids, as every batch takes them.
 _INSERT: Final = """
     INSERT INTO platform_usage_logs ({columns}, cost_reported_usd, shard, stored_at)
     SELECT {columns}, cost_usd, {shard}, {stored_at}
-      FROM pg_temp.usage_ingest_plain_1
+      FROM pg_temp.usage_ingest_plain_2
      WHERE {condition}
-     ORDER BY id
 """
-_ADD: Final = rollups.addition_of_sums("pg_temp.usage_ingest_sums_1")
+_ADD: Final = rollups.addition_of_sums("pg_temp.usage_ingest_sums_2")
 
 
-def stage(session: Session, part: PlainPart) -> None:
-    """This function will copy the rows to the session's connection; it needs no lock and changes no table."""
+def stage(session: Session, part: PlainPart, *, unseen: Set[str] = _NOTHING) -> Staged:
+    """This function will copy the rows to the session's connection, and look which ids are known already.
+
+    It needs no lock and changes no table, so that it can run while the batch before is being stored. That
+    one's ids are `unseen` here: where one of them comes again, it is looked for under the lock.
+    """
     columns = ", ".join(part.plain.columns)
     with _cursor(session) as cursor:
         cursor.execute(_STAGE)
-        with cursor.copy(f"COPY pg_temp.usage_ingest_plain_1 ({columns}) FROM STDIN") as copy:
+        with cursor.copy(f"COPY pg_temp.usage_ingest_plain_2 ({columns}) FROM STDIN") as copy:
             copy.write(part.rows)
+        with cursor.copy(_COPY_SUMS) as copy:
+            copy.write(part.sums)
+        return Staged(_known(cursor) if unseen.isdisjoint(part.plain.ids) else None)
 
 
-def store(session: Session, part: PlainPart, *, shard: int) -> None:
+def store(session: Session, part: PlainPart, staged: Staged, *, shard: int) -> None:
     """This function will store what is new of staged rows, and note how many were known already.
 
-    It works inside the caller's transaction, which holds the lock of the shard's row. Raises NotPlain, after
-    which that transaction has to be rolled back.
+    It works inside the caller's transaction, which holds the lock of the shard's row; the rows were staged on
+    the same connection. Raises NotPlain, after which that transaction has to be rolled back.
     """
-    plain, sums = part.plain, part.sums
+    plain = part.plain
     columns = ", ".join(plain.columns)
     with _cursor(session) as cursor:
-        # Planned anew each time: a plan that was kept from an empty log scans the full one for every id.
-        known = cursor.execute(_KNOWN, prepare=False).fetchall()
+        known = _known(cursor) if staged.known is None else staged.known
         if not all(same for _, same in known):
             raise NotPlain("an id is taken by another event")
         known_ids = [event_id for event_id, _ in known]
@@ -104,11 +123,16 @@ def store(session: Session, part: PlainPart, *, shard: int) -> None:
         part.known = len(known_ids)
         if known_ids:
             plain.without(known_ids)
-            sums = plain.sums_text().encode()
+            cursor.execute("DELETE FROM pg_temp.usage_ingest_sums_2")
+            with cursor.copy(_COPY_SUMS) as copy:
+                copy.write(plain.sums_text().encode())
         if inserted:
-            with cursor.copy(f"COPY pg_temp.usage_ingest_sums_1 ({_SUMS}) FROM STDIN") as copy:
-                copy.write(sums)
             cursor.execute(_ADD)
+
+
+def _known(cursor: psycopg.Cursor[Any]) -> list[tuple[str, bool]]:
+    # Planned anew each time: a plan that was kept from an empty log scans the full one for every id.
+    return cursor.execute(_KNOWN, prepare=False).fetchall()
 
 
 @contextmanager

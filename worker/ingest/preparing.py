@@ -8,7 +8,8 @@ from datetime import datetime
 
 from worker.entries import EntryId, RawEntry
 from worker.ingest import rules
-from worker.ingest.plain import Decoder, Plain
+from worker.ingest.plain import Decoder
+from worker.ingest.plain_batch import Plain
 from worker.ingest.rules import AgeLimits, Batch
 
 

@@ -336,6 +336,12 @@ def answer_repeat(event: Received, stored_hash: bytes) -> None:
         event.conflict()
 
 
+def ids_of(batch: Batch) -> set[str]:
+    """This function will return the ids of all events of a batch."""
+    ids = {str(event.event_id) for event in batch.events if event.event_id is not None}
+    return ids.union(batch.plain.plain.ids) if batch.plain is not None else ids
+
+
 def count(batch: Batch) -> Counts:
     """This function will sum up a batch in which every event has its outcome."""
     tally = dict.fromkeys(Outcome, 0)

@@ -15,7 +15,8 @@ from producers._stream import MAX_EVENT_BYTES, MAX_FRAME_EVENTS, encode, encode_
 from tests.fuzz.differential import LIMITS, NOW, compare, rows_of, sums_of
 from worker.ingest import plain as module
 from worker.ingest import plain_checks
-from worker.ingest.plain import COLUMNS, Decoder, Plain
+from worker.ingest.plain import Decoder
+from worker.ingest.plain_batch import COLUMNS, Plain
 from worker.ingest.rules import AgeLimits
 
 EVENT = "018f3c1a-7b1c-7d3e-9a55-0123456789ab"
@@ -234,7 +235,7 @@ class TestABatch:
     def test_has_only_the_columns_that_it_needs(self) -> None:
         assert set(COLUMNS) - set(taken(encode(usage())).columns) == {
             *("cache_read_tokens", "cache_write_tokens", "reasoning_tokens", "duration_ms", "status"),
-            *("hold_id", "producer_id", "seq", "metadata"),
+            *("hold_id", "metadata"),
         }
         mixed = taken(
             encode(usage(1)),
@@ -243,7 +244,7 @@ class TestABatch:
             encode(usage(4, seq=7, metadata={"b": 2})),
         )
         base = taken(encode(usage())).columns
-        assert mixed.columns == (*base, "status", "seq", "metadata")
+        assert mixed.columns == (*base, "status", "metadata")
         rows = [line.split("\t") for line in mixed.text().splitlines()]
         at = [mixed.columns.index(name) for name in ("status", "seq", "metadata")]
         assert [[row[column] for column in at] for row in rows] == [

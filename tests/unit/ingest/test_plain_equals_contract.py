@@ -236,6 +236,48 @@ def test_many_together_are_taken_as_each_alone(texts: list[str], framed: bool) -
     compare_together(entries, decoder=DECODER)
 
 
+SHARED: dict[str, st.SearchStrategy[object]] = {
+    name: GOOD[name]
+    for name in ("event_id", "user_id", "feature", "provider", "model", "input_tokens", "output_tokens")
+}
+LIKE_COSTS = (
+    st.decimals(0, 9, places=12).map("{:f}".format)
+    | st.decimals(0, 12, places=6).map("{:f}".format)
+    | st.sampled_from(
+        ["0", "0.0", "1", "9.999999999999", "0.000001", "0.000000999999", "5.", "10.5", "1.2.3"]
+    )
+    | st.sampled_from(["0.1234567890123", "0.1e3", "0.-1", "0.٣", "0. 1", "12345678901234", "1.²"])
+)
+
+
+@st.composite
+def alike(draw: st.DrawFn) -> list[dict[str, object]]:
+    """Events as one emitter writes them, one member of which may be odd in one of them."""
+    kinds = dict(SHARED)
+    if draw(st.booleans()):
+        kinds["producer_id"] = st.sampled_from(["k3jx9q2mz7ab", "k3jx9q2mz7ac"])
+        kinds["seq"] = st.integers(1, 2**63 - 1)
+    if draw(st.booleans()):
+        kinds["cost_usd"] = st.decimals("0.000001", "9.99", places=9).map("{:f}".format)
+    kinds["occurred_at"] = GOOD["occurred_at"]
+    found = draw(st.lists(st.fixed_dictionaries(kinds), min_size=2, max_size=8))
+    if draw(st.booleans()):
+        name = draw(st.sampled_from(["cost_usd", "occurred_at", "tokens_used", *sorted(ODD)]))
+        odd = draw(st.sampled_from(found))
+        odd[name] = draw(LIKE_COSTS if name == "cost_usd" else ODD[name])
+    if draw(st.booleans()):
+        found.append(draw(st.sampled_from(found)))
+    return found
+
+
+@settings(max_examples=800, deadline=None, derandomize=True)
+@given(alike())
+def test_frames_of_like_events_are_stored_as_the_contract_would(found: list[dict[str, object]]) -> None:
+    texts = [written(Pairs(members.items()), (",", ":"), ascii_only=False) for members in found]
+    compare(to_bytes(f"[{','.join(texts)}]"), decoder=DECODER)
+    compare_together([to_bytes(text) for text in texts], decoder=DECODER)
+
+
 @pytest.mark.parametrize("name", sorted(ODD))
 def test_each_odd_member_alone(name: str) -> None:
     """Every member takes its turn beside good ones: the mixture above may hide it behind another."""

@@ -18,7 +18,8 @@ from tests.unit.producers.test_event_identity import IDS_REFUSED, TEXTS_REFUSED
 from tests.unit.producers.test_event_time import TIMES_REFUSED
 from tests.unit.producers.test_json import ALMOST_JSON, VALUES
 from tests.unit.producers.test_stream import DUMPED, JSON_LIKE, NOT_JSON, SAMPLES
-from worker.ingest.plain import Decoder, Plain
+from worker.ingest.plain import Decoder
+from worker.ingest.plain_batch import Plain
 
 GOOD: Final[dict[str, object]] = {
     "v": 1,
