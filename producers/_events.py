@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from producers import _fields as rules
 from producers._ids import new_event_id, utcnow
+from producers._json import RepeatedKeys
 from producers._metadata import REPAIRED, repair
 from producers._reasons import REASONS, InvalidEvent, Reason
 
@@ -57,6 +58,8 @@ class UsageEvent(BaseModel):
     """Input + output, or what was stated where the split is unknown; 0 for a void, which has its target's."""
     cost_usd: Decimal | None = None
     """At 12 decimal places; None = unknown."""
+    units: dict[str, Decimal] | None = None
+    """What was used that is not tokens, by the unit's name, at 6 decimal places."""
     occurred_at: datetime
     """In UTC."""
     duration_ms: int | None = None
@@ -105,7 +108,9 @@ class UsageEvent(BaseModel):
         elif self.input_tokens is None and self.output_tokens is None:
             result["tokens_used"] = self.tokens_used
         if self.cost_usd is not None:
-            result["cost_usd"] = _plain(self.cost_usd)
+            result["cost_usd"] = rules.plain_text(self.cost_usd)
+        if self.units is not None:
+            result["units"] = {name: _number(quantity) for name, quantity in self.units.items()}
         result["occurred_at"] = self.occurred_at.isoformat().replace("+00:00", "Z")
         if self.metadata is not None:
             result["metadata"] = self.metadata
@@ -193,6 +198,7 @@ def _canonical(fields: Mapping[str, object]) -> dict[str, Any]:
         values["provider"] = rules.text_value(given["provider"], "provider", "invalid_provider", longest=128)
     if given.get("model", "") != "":
         values["model"] = rules.text_value(given["model"], "model", "invalid_model", longest=256)
+    _take_units(given, values)
     _take_tokens(given, values)
     marks: set[str] = set()
     if "cost_usd" in given:
@@ -203,7 +209,7 @@ def _canonical(fields: Mapping[str, object]) -> dict[str, Any]:
     _take_analytics(given, values)
     if values["void"]:
         # It reverses the whole of its target, whatever else it says.
-        values.update(dict.fromkeys((*_TOKEN_FIELDS, "cost_usd")), tokens_used=0)
+        values.update(dict.fromkeys((*_TOKEN_FIELDS, "cost_usd", "units")), tokens_used=0)
         marks.clear()
     extra = {name: value for name, value in fields.items() if name not in _KNOWN_FIELDS}
     values["metadata"] = repair(given.get("metadata"), extra=extra, marks=marks)
@@ -253,6 +259,16 @@ def _take_correction(given: Mapping[str, object], values: dict[str, object]) -> 
         raise InvalidEvent("not_a_correction", "void", "a void names its target in corrects")
 
 
+def _take_units(given: Mapping[str, object], values: dict[str, Any]) -> None:
+    if "units" not in given:
+        return
+    if isinstance(given["units"], RepeatedKeys):
+        raise InvalidEvent("invalid_units", "units", "a unit stands more than once")
+    values["units"] = rules.units_value(given["units"], "units")
+    if values["corrects"] is not None and not values["void"] and values["units"] is not None:
+        raise InvalidEvent("invalid_units", "units", "a correction states tokens or cost_usd, or is a void")
+
+
 def _take_tokens(given: Mapping[str, object], values: dict[str, Any]) -> None:
     correction = values["corrects"] is not None
     low, high = (-rules.MAX_TOKENS if correction else 0), rules.MAX_TOKENS
@@ -269,11 +285,13 @@ def _take_tokens(given: Mapping[str, object], values: dict[str, Any]) -> None:
         _take_change(given, values, stated)
         return
     if split == (None, None):
+        if stated is None and values["units"] is not None:
+            stated = 0
         if stated is None:
             raise InvalidEvent(
                 "missing_field",
                 "input_tokens",
-                "input_tokens and output_tokens are required, or tokens_used alone",
+                "input_tokens and output_tokens are required, or tokens_used alone, or units",
             )
         values["tokens_used"] = stated
     elif None in split:
@@ -333,7 +351,7 @@ def _take_analytics(given: Mapping[str, object], values: dict[str, object]) -> N
         values["seq"] = rules.integer_value(given["seq"], "seq", "invalid_field", low=0, high=MAX_SEQ)
 
 
-def _plain(cost: Decimal) -> str:
-    """The shortest plain spelling: no exponent, no trailing zeros."""
-    text = format(cost, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
+def _number(quantity: Decimal) -> int | str:
+    """A whole number as such; others as text, so that no reader makes a binary fraction of them."""
+    text = rules.plain_text(quantity)
+    return int(text) if text.isdigit() else text

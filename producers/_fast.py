@@ -7,6 +7,7 @@ ways end in the same bytes, as a property test says for any arguments.
 
 import math
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -28,6 +29,15 @@ _NO_USERS: Final = frozenset({str(UUID(int=_NIL)), str(UUID(int=_MAX))})
 _COST = re.compile(r"(?:0|[1-9][0-9]{0,5})(\.[0-9]{1,12})?")
 _MAX_MEMBERS: Final = 16
 _INT64: Final = 2**63
+
+
+class Numbers(NamedTuple):
+    """A series of numbers, drawn by any thread without a lock: each is one call of a counter in C."""
+
+    producer_id: str
+    members: str
+    """What stands before the number in an event: prebuilt, since it is the same in all of them."""
+    take: Callable[[], int]
 
 
 class Encoded(NamedTuple):
@@ -62,6 +72,7 @@ def encoded(event: UsageEvent) -> Encoded:
 
 def written(
     at_ns: int,
+    numbers: Numbers | None = None,
     /,
     *,
     user_id: object = None,
@@ -75,6 +86,7 @@ def written(
     cache_write_tokens: object = None,
     reasoning_tokens: object = None,
     tokens_used: object = None,
+    units: object = None,
     cost_usd: object = None,
     occurred_at: object = None,
     duration_ms: object = None,
@@ -90,6 +102,8 @@ def written(
     """This function will write the event of a call of `emit`, or return None where it is not plain.
 
     `at_ns` is the present, in nanoseconds since 1970: for the id and the time, where the call states none.
+    A number is taken from `numbers` where the call states neither `producer_id` nor `seq`, and only for what
+    is written.
     """
     if type(user_id) is UUID and clerk_id is None:
         user = _spelt(user_id.int)
@@ -108,6 +122,7 @@ def written(
         return None
     if (
         strangers
+        or units is not None
         or type(feature) is not str
         or type(input_tokens) is not int
         or type(output_tokens) is not int
@@ -134,11 +149,12 @@ def written(
         if rest is None or more is None:
             return None
         tail = rest + more
+    cost: str | None = ""
     if cost_usd is not None:
         cost = _cost(cost_usd)
         if cost is None:
             return None
-        tail += f',"cost_usd":"{cost}"'
+        cost = f',"cost_usd":"{cost}"'
     if occurred_at is None:
         seconds, nanoseconds = divmod(at_ns, 1_000_000_000)
         moment: str | None = _second(seconds)
@@ -159,11 +175,13 @@ def written(
         if type(metadata) is not dict:
             return None
         last = _metadata(metadata)
+    if numbers is not None and producer_id is seq is None:
+        tail += f"{numbers.members}{numbers.take()}"
     hexadecimal = f"{identity.int:032x}"
     text = (
         f'{{"v":1,"event_id":"{hexadecimal[:8]}-{hexadecimal[8:12]}-{hexadecimal[12:16]}'
         f'-{hexadecimal[16:20]}-{hexadecimal[20:]}",{member},{names},"input_tokens":{input_tokens},'
-        f'"output_tokens":{output_tokens}{tail},"occurred_at":"{moment}Z"{last}}}'
+        f'"output_tokens":{output_tokens}{tail}{cost},"occurred_at":"{moment}Z"{last}}}'
     )
     return Encoded(identity, user, text.encode())
 

@@ -22,7 +22,7 @@ _PEEK: Final = socket.MSG_PEEK
 class FastSocket:
     """A second handle of a connected socket, which never waits; the first one keeps its timeouts."""
 
-    __slots__ = ("_handle", "_misses", "_receive", "_send", "_waits", "origin")
+    __slots__ = ("_handle", "_misses", "_receive", "_send", "_waits", "origin", "peeked")
 
     def __init__(self, origin: socket.socket) -> None:
         self.origin = origin
@@ -31,6 +31,8 @@ class FastSocket:
         self._send = self._handle.send
         self._receive = self._handle.recv
         self._misses = self._waits = 0
+        self.peeked = b""
+        """What `exchange` has seen, and not taken, when it returned None; b"" is the end of the stream."""
 
     @classmethod
     def of(cls, connection: Any) -> Self | None:
@@ -66,6 +68,7 @@ class FastSocket:
         else:
             found = self._look() or self.origin.recv(_LONGEST_REPLY, _PEEK)
         if not (found.startswith(_HEADS[len(found)]) and found.endswith(b"\r\n")):
+            self.peeked = found
             return None
         self._receive(len(found))
         return found[found.index(b"\n") + 1 : -2]

@@ -6,6 +6,7 @@ same rules, and take no longer for hostile values than for honest ones.
 
 import math
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Final
@@ -16,10 +17,14 @@ from producers._reasons import InvalidEvent, Reason
 MAX_TOKENS: Final = 10**9
 MAX_COST: Final = 10**6
 COST_PLACES: Final = 12
+MAX_UNITS: Final = 8
+MAX_QUANTITY: Final = 10**9
+QUANTITY_PLACES: Final = 6
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-?)[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-F]{4}\1[0-9a-fA-F]{12}")
 _DIGITS = re.compile(r"-?[0-9]{1,40}")
 _DECIMAL = re.compile(r"-?[0-9]{1,60}(?:\.[0-9]{1,60})?(?:[eE][+-]?[0-9]{1,4})?")
+_UNIT = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _RFC_3339 = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,60}))?"
     r"(?:[Zz]|([+-])([0-9]{2}):([0-9]{2}))"
@@ -28,6 +33,9 @@ _NIL = UUID(int=0)
 _MAX = UUID(int=2**128 - 1)
 _STEP = Decimal(1).scaleb(-COST_PLACES)
 _ZERO = Decimal(0).quantize(_STEP)
+_BEYOND = 10 * max(MAX_COST, MAX_QUANTITY)
+_QUANTUM = Decimal(1).scaleb(-QUANTITY_PLACES)
+_NO_QUANTITY = Decimal(0).quantize(_QUANTUM)
 # A context of our own: the application's may have another precision or rounding.
 _MONEY = Context(prec=80, rounding=ROUND_HALF_EVEN)
 # Every float lies within; what does not is an exponent bomb.
@@ -112,11 +120,47 @@ def cost_value(value: object, field: str, *, negative: bool) -> tuple[Decimal, b
     return quantised, False
 
 
+def units_value(value: object, field: str) -> dict[str, Decimal] | None:
+    """This function will return quantities by the name of their unit, in the order of the names.
+
+    None where there is none at all. A quantity has no sign and at most 6 decimal places; it is never rounded.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidEvent("invalid_units", field, 'expected an object of quantities, as in {"images": 2}')
+    if len(value) > MAX_UNITS:
+        raise InvalidEvent("invalid_units", field, f"at most {MAX_UNITS} units, found {len(value)}")
+    quantities: dict[str, Decimal] = {}
+    for name, stated in value.items():
+        if not isinstance(name, str) or not _UNIT.fullmatch(name):
+            raise InvalidEvent("invalid_units", field, "a unit's name is like images or audio_seconds")
+        quantities[str.__str__(name)] = _quantity(stated, field)
+    return dict(sorted(quantities.items())) or None
+
+
+def _quantity(value: object, field: str) -> Decimal:
+    quantity = None if isinstance(value, str) and value.startswith("-") else _decimal(value)
+    if quantity is None or not quantity.is_finite() or abs(quantity.adjusted()) > _MAX_EXPONENT:
+        raise InvalidEvent("invalid_units", field, "expected quantities as decimal numbers, as in 12.5")
+    if not 0 <= quantity <= MAX_QUANTITY:
+        raise InvalidEvent("invalid_units", field, f"expected quantities from 0 to {MAX_QUANTITY}")
+    exact = quantity.quantize(_QUANTUM, context=_MONEY)
+    if exact != quantity:
+        raise InvalidEvent("invalid_units", field, f"at most {QUANTITY_PLACES} decimal places")
+    return exact if exact else _NO_QUANTITY
+
+
+def plain_text(number: Decimal) -> str:
+    """This function will return the shortest plain spelling: no exponent, no trailing zeros."""
+    text = format(number, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
 def _decimal(value: object) -> Decimal | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
-        return Decimal(value) if -MAX_COST * 10 <= value <= MAX_COST * 10 else Decimal(MAX_COST * 10)
+        # What is beyond every limit anyway need not be spelled out.
+        return Decimal(value) if -_BEYOND <= value <= _BEYOND else Decimal(_BEYOND)
     if isinstance(value, float):
         return Decimal(float.__repr__(value)) if math.isfinite(value) else None
     if isinstance(value, str):

@@ -23,6 +23,7 @@ Reason = Literal[
     "invalid_tokens",
     "inconsistent_tokens",
     "invalid_cost",
+    "invalid_units",
     "invalid_occurred_at",
     "invalid_field",
     "not_a_correction",

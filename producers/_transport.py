@@ -25,11 +25,11 @@ from producers._fast_socket import FastSocket
 
 MAX_ATTEMPTS: Final = 4
 DEADLINE_SECONDS: Final = 4.0
-_MAX_IDLE: Final = 64
+MAX_IDLE: Final = 64
 # The name of the server where there is only one; the nodes of a cluster have their own.
 _ONLY: Final = ""
 # A connection unused for longer is looked at before it is trusted: firewalls forget them.
-_TRUSTED_SECONDS: Final = 15.0
+TRUSTED_SECONDS: Final = 15.0
 
 # What the server says while another one takes over or it starts: asked again, it may say something else.
 _PASSING = (
@@ -73,14 +73,16 @@ class Request:
 
 
 @dataclass(slots=True)
-class _Lease:
+class Lease:
+    """A connection in use, and the pool that it goes back to."""
+
     connection: Any
     pool: ConnectionPool
     used_at: float
     fast: FastSocket | None
 
     def discard(self) -> None:
-        """Closes it, with whatever may still be on its way."""
+        """This function will close it, with whatever may still be on its way."""
         self.connection.disconnect()
         if self.fast is not None:
             self.fast.close()
@@ -90,14 +92,15 @@ class _Lease:
 class Transport:
     """The connections of one emitter in one process; the emitter makes another one after a fork."""
 
-    def __init__(self, config: EmitterConfig) -> None:
+    def __init__(self, config: EmitterConfig, *, attempts: int = MAX_ATTEMPTS) -> None:
         self._config = config
+        self._attempts = attempts
         self._client: Client | None = None
         self._closed = False
         self._connecting = threading.Lock()
         # By server; deque.append and deque.pop are atomic, so that emitting takes no lock.
-        self._near: deque[_Lease] = deque()
-        self._idle: dict[str, deque[_Lease]] = {_ONLY: self._near}
+        self._near: deque[Lease] = deque()
+        self._idle: dict[str, deque[Lease]] = {_ONLY: self._near}
         # Cluster nodes that are receiving their first slot: the client's map does not have them yet.
         self._arriving: dict[str, ConnectionPool] = {}
         self.pid = os.getpid()
@@ -115,7 +118,7 @@ class Transport:
         except IndexError:
             return partial(self._attempt, [request])
         now = time.monotonic()
-        if lease.fast is None or now - lease.used_at > _TRUSTED_SECONDS:
+        if lease.fast is None or now - lease.used_at > TRUSTED_SECONDS:
             self._near.append(lease)
             return partial(self._attempt, [request])
         try:
@@ -139,7 +142,7 @@ class Transport:
         """
         give_up_at = time.monotonic() + DEADLINE_SECONDS
         waiting = requests
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        for attempt in range(1, self._attempts + 1):
             try:
                 if attempt == 1 and rest is not None:
                     rest()
@@ -150,13 +153,29 @@ class Transport:
                         raise error
                 return
             except redis_errors.RedisError as error:
-                if not self._may_pass(error) or attempt == MAX_ATTEMPTS or time.monotonic() > give_up_at:
+                if not self._may_pass(error) or attempt == self._attempts or time.monotonic() > give_up_at:
                     raise
                 waiting = [request for request in requests if not request.done]
                 self._look_again(error)
                 if attempt > 1:
                     # The first repetition is at once: most often an idle connection was closed meanwhile.
                     time.sleep(min(0.05 * 2**attempt, 0.5) * (0.5 + random.random() / 2))  # noqa: S311 - jitter, no secret
+
+    def lease(self) -> Lease | None:
+        """This function will open a connection for the caller; None for a cluster. Raises a redis error."""
+        client = self._client or self._connect()
+        if not isinstance(client, Redis):
+            return None
+        pool = client.connection_pool
+        connection = pool.get_connection()
+        return Lease(connection, pool, 0.0, FastSocket.of(connection))
+
+    def ask(self) -> None:
+        """This function will ask the server whether it is there; raises a redis error."""
+        try:
+            (self._client or self._connect()).ping()
+        except redis_errors.RedisClusterException as error:
+            raise redis_errors.ClusterDownError(str(error)) from error
 
     def close(self) -> None:
         """This function will close every idle connection; the ones in use are closed when they come back."""
@@ -229,7 +248,7 @@ class Transport:
         lease.used_at = time.monotonic()
         self._keep(idle, lease)
 
-    def _finish(self, lease: _Lease, request: Request) -> None:
+    def _finish(self, lease: Lease, request: Request) -> None:
         """Waits for the reply to what `start` has sent."""
         try:
             request.replies = [_reply(lease.connection)]
@@ -239,22 +258,20 @@ class Transport:
         lease.used_at = time.monotonic()
         self._keep(self._near, lease)
 
-    def _keep(self, idle: deque[_Lease], lease: _Lease) -> None:
-        if len(idle) < _MAX_IDLE and not self._closed:
+    def _keep(self, idle: deque[Lease], lease: Lease) -> None:
+        if len(idle) < MAX_IDLE and not self._closed:
             idle.append(lease)
         else:
             lease.discard()
 
-    def _lease(self, idle: deque[_Lease], pool: ConnectionPool) -> _Lease:
+    def _lease(self, idle: deque[Lease], pool: ConnectionPool) -> Lease:
         while True:
             try:
                 lease = idle.pop()
             except IndexError:
                 connection = pool.get_connection()
-                return _Lease(connection, pool, 0.0, FastSocket.of(connection))
-            if lease.pool is pool and (
-                time.monotonic() - lease.used_at < _TRUSTED_SECONDS or _is_quiet(lease)
-            ):
+                return Lease(connection, pool, 0.0, FastSocket.of(connection))
+            if lease.pool is pool and (time.monotonic() - lease.used_at < TRUSTED_SECONDS or is_quiet(lease)):
                 return lease
             lease.discard()
 
@@ -282,15 +299,15 @@ def pack(*words: bytes) -> bytes:
     return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
 
 
-def _is_quiet(lease: _Lease) -> bool:
-    """Neither data nor the end of the stream waits on it: nobody has closed it that we know of."""
+def is_quiet(lease: Lease) -> bool:
+    """This function will tell whether nothing waits on it: nobody is known to have closed it."""
     try:
         return not lease.connection.can_read()
     except (redis_errors.RedisError, OSError):
         return False
 
 
-def _talk(lease: _Lease, requests: Sequence[Request]) -> None:
+def _talk(lease: Lease, requests: Sequence[Request]) -> None:
     connection = lease.connection
     asking = [request.moving_to is not None for request in requests]
     packed = [

@@ -13,7 +13,6 @@ import redis
 from producers import (
     Emitter,
     EmitterConfig,
-    InvalidConfiguration,
     InvalidEvent,
     StreamUnavailable,
     UsageEvent,
@@ -276,9 +275,3 @@ class TestClose:
             emitter.emit(**USAGE)
         assert len(caught.value.events) == 1
         assert valkey.dbsize() == 0
-
-
-class TestConfiguration:
-    def test_a_spool_that_does_not_exist_is_not_promised(self, valkey_url: str) -> None:
-        with pytest.raises(InvalidConfiguration, match="USAGE_SPOOL_DIR is set"):
-            Emitter.from_env({"REDIS_URL": valkey_url, "USAGE_SPOOL_DIR": "/var/spool/usage"})

@@ -97,6 +97,37 @@ class TestCluster:
         assert sorted(found) == sorted(sent)
         assert len(ids_in(second)) > 0
 
+    def test_with_a_spool_it_moves_goes_away_and_comes_back(
+        self, nodes: list[servers.ValkeyServer], tmp_path: Path
+    ) -> None:
+        first, second = nodes
+        spool = tmp_path / "spool"
+        config = EmitterConfig(redis_url=first.url(), cluster=True, shards=3, spool_dir=str(spool))
+        slot = say(first, "CLUSTER", "KEYSLOT", "usage:events:{0}")
+        ids = {node: say(node, "CLUSTER", "MYID") for node in nodes}
+        users = [uuid4() for _ in range(12)]
+        with Emitter(config) as emitter:
+            sent = self.send(emitter, users)
+            say(second, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[first])
+            say(first, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[second])
+            assert say(first, "MIGRATE", "127.0.0.1", second.port, KEY, 0, 5000, "AUTH", PASSWORD) == b"OK"
+            sent += self.send(emitter, users)
+            for node in (second, first):
+                say(node, "CLUSTER", "SETSLOT", slot, "NODE", ids[second])
+            sent += self.send(emitter, users)
+            for node in nodes:
+                node.pause()
+            began = time.monotonic()
+            sent += self.send(emitter, users)
+            assert time.monotonic() - began < 2
+            assert list(spool.iterdir())
+            for node in nodes:
+                node.resume()
+            wait_until(lambda: not list(spool.iterdir()))
+            sent += self.send(emitter, users)
+        found = ids_in(second) + ids_in(first, "usage:events:{1}") + ids_in(first, "usage:events:{2}")
+        assert set(found) == set(sent)
+
     @staticmethod
     def send(emitter: Emitter, users: list[UUID]) -> list[UUID]:
         sent = [emitter.emit(**{**USAGE, "user_id": user}) for user in users]

@@ -18,7 +18,9 @@ import redis
 import trustme
 
 from producers import Emitter, StreamUnavailable
+from producers._stream import decode
 from worker.dev import servers
+from worker.dev._processes import wait_until
 
 USAGE: dict[str, Any] = {
     "user_id": UUID("7f1c3a52-0a5e-4c43-9d6c-3f6b7f1f0a11"),
@@ -118,6 +120,23 @@ class TestTLS:
         with Emitter.from_env({"REDIS_URL": self.url(valkey_url, tls_port, trusted)}) as emitter:
             emitter.emit(**USAGE)
         assert valkey.xlen(KEY) == 1
+
+    def test_with_a_spool_nothing_is_lost_whoever_answers(
+        self, authority: trustme.CA, tls_port: int, valkey: redis.Redis, valkey_url: str, tmp_path: Path
+    ) -> None:
+        spool, trusted = tmp_path / "spool", tmp_path / "authority.pem"
+        trustme.CA().cert_pem.write_to_path(str(trusted))
+        environ = {"REDIS_URL": self.url(valkey_url, tls_port, trusted), "USAGE_SPOOL_DIR": str(spool)}
+        with Emitter.from_env(environ) as emitter:
+            told = {emitter.emit(**USAGE) for _ in range(5)}
+        assert valkey.dbsize() == 0
+        authority.cert_pem.write_to_path(str(trusted))
+        with Emitter.from_env(environ) as emitter:
+            told |= {emitter.emit(**USAGE) for _ in range(5)}
+            assert wait_until(lambda: not list(spool.iterdir()), timeout=15)
+        entries: list[tuple[bytes, dict[bytes, bytes]]] = valkey.xrange(KEY)  # type: ignore[assignment]  # bytes mode
+        found = [fields[b"data"] for _, fields in entries]
+        assert {one.event_id for data in found for one in decode(data)} == told
 
     def test_refuses_a_server_that_nobody_vouches_for(
         self, tls_port: int, valkey: redis.Redis, valkey_url: str, tmp_path: Path

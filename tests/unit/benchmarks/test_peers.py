@@ -22,7 +22,7 @@ class TestLock:
     def test_has_what_the_product_has_not(self) -> None:
         product = (ROOT / "requirements.lock").read_text(encoding="utf-8")
         peers = venv.LOCK.read_text(encoding="utf-8")
-        for name in ("celery-batches", "dramatiq", "procrastinate"):
+        for name in ("celery-batches", "dramatiq", "openmeter", "posthog", "procrastinate"):
             assert re.search(rf"^{name}==", peers, re.MULTILINE)
             assert not re.search(rf"^{name}==", product, re.MULTILINE)
 

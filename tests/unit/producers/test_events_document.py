@@ -32,4 +32,4 @@ class TestEventsDocument:
     def test_has_every_setting(self) -> None:
         source = Path(__file__).parents[3] / "producers" / "_config.py"
         read = set(re.findall(r'source\.get\("([A-Z_]+)"', source.read_text(encoding="utf-8")))
-        assert set(first_column("Settings")) | {"USAGE_SPOOL_DIR"} == read
+        assert set(first_column("Settings")) == read

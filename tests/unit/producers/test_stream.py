@@ -291,6 +291,7 @@ SAMPLES = {
     "invalid_tokens": dumped(good(input_tokens=-1)),
     "inconsistent_tokens": dumped(good(tokens_used=1)),
     "invalid_cost": dumped(good(cost_usd=-1)),
+    "invalid_units": dumped(good(units={"images": -1})),
     "invalid_occurred_at": dumped(good(occurred_at="today")),
     "invalid_field": dumped(good(status="?")),
     "not_a_correction": dumped(good(corrects=USER)),

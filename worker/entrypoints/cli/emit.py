@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from producers import Emitter, InvalidConfiguration, InvalidEvent, StreamUnavailable, UsageEvent
+from producers import Emitter, InvalidConfiguration, InvalidEvent, StreamUnavailable
 from worker.entrypoints import _exits
 from worker.entrypoints._clock import utcnow
 from worker.entrypoints.cli import _output
-from worker.entrypoints.cli._events_file import Line, read_lines
+from worker.entrypoints.cli._emit_sending import Sending, Tally, interrupted
+from worker.entrypoints.cli._emit_state import HashingSource, StateFile
+from worker.entrypoints.cli._events_file import make_event, read_lines
+from worker.entrypoints.cli._exports import FORMATS, Owner, read_export
 from worker.errors import ConfigurationError, ServiceUnreachable
 
-MOST_REFUSALS_SHOWN = 100
-
-
-@dataclass(slots=True)
-class Tally:
-    """What became of the events of one call."""
-
-    emitted: int = 0
-    refused: int = 0
-    refusals: list[dict[str, Any]] = field(default_factory=list)
-    event_id: str | None = None
+# What may stand beside an export: whose it is, what for, and when, where the export does not say.
+_OF_EXPORTS = {"user_id", "clerk_id", "feature", "occurred_at"}
+_USERS_EXAMPLE = '{"proj_abc": "0192f0c1-5c43-7a52-9d0e-3f6b6f3f2a11", "wrkspc_x": "user_2abc"}'
 
 
 @click.command()
 @click.option("--file", "source", type=click.File("rb"), help="JSON lines, one event each; - is stdin.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["jsonl", *FORMATS]),
+    default="jsonl",
+    show_default=True,
+    help="What --file is: events, or a provider's usage export (docs/emit.md).",
+)
+@click.option(
+    "--state",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="With events: remember here how far it came, and go on there. Made where it is not.",
+)
+@click.option(
+    "--user-map",
+    type=click.File("rb"),
+    help="With an export: a JSON object, from its projects, keys, workspaces … to users.",
+)
+@click.option("--source-name", help="With an export: the provider's account, where you have several.")
+@click.option("--dry-run", is_flag=True, help="Judge everything, send nothing.")
 @click.option(
     "--batch-size", type=click.IntRange(1, 5000), default=500, show_default=True, help="With --file."
 )
@@ -57,109 +68,147 @@ class Tally:
 @click.option("--event-id", help="The event's id (UUID); default: a new one.")
 @click.option("--key", "idempotency_key", help="Any string: the same user and key are the same event.")
 @_output.json_option
-def command(source: BinaryIO | None, batch_size: int, as_json: bool, **usage: Any) -> int:
+def command(
+    source: BinaryIO | None,
+    kind: str,
+    state: Path | None,
+    user_map: BinaryIO | None,
+    source_name: str | None,
+    dry_run: bool,
+    batch_size: int,
+    as_json: bool,
+    **usage: Any,
+) -> int:
     """Send one usage event, or a file of them, and wait until the server has acknowledged it.
 
     \b
       usage-worker emit --user 0192f0c1-5c43-7a52-9d0e-3f6b6f3f2a11 --feature blog_writer \\
           --input-tokens 812 --output-tokens 455 --cost 0.000395
-      usage-worker emit --file events.jsonl
+      usage-worker emit --file events.jsonl --state events.state
+      usage-worker emit --file usage.json --format openai --feature llm --user-map users.json --dry-run
 
     A line of a file has the fields of the wire format (docs/events.md); event_id and occurred_at are filled
-    in where they are absent. Lines that carry event_id or idempotency_key may be sent again without harm. A
-    bad line is reported with its number and reason, the others are sent, and the exit code is 1. Needs
-    REDIS_URL only; exit code 3 when the stream does not acknowledge.
+    in where they are absent. Lines that carry event_id or idempotency_key may be sent again without harm, and
+    so may all lines with --state, and all exports. A bad line is reported with its number and reason, the
+    others are sent, and the exit code is 1. Needs REDIS_URL only; exit code 3 when the stream does not
+    acknowledge, 130 after Ctrl-C.
     """
     given = {name: value for name, value in usage.items() if value is not None}
-    if (source is None) == (not given):
-        raise click.UsageError("give --file, or one event by --user, --feature and its tokens")
+    is_export = kind != "jsonl"
+    _check_usage(
+        given,
+        has_file=source is not None,
+        is_export=is_export,
+        stray={"--state": state is not None and (source is None or is_export or dry_run)}
+        | {"--user-map": user_map is not None and not is_export}
+        | {"--source-name": source_name is not None and not is_export},
+    )
+    tally = Tally(dry_run=dry_run)
+    emitter = None if dry_run else _emitter()
     try:
-        emitter = Emitter.from_env()
-    except InvalidConfiguration as error:
-        raise ConfigurationError("\n".join(error.problems)) from error
-    with emitter:
-        tally = Tally()
-        try:
-            if source is None:
-                _send_one(emitter, given, tally)
-            else:
-                _send_file(emitter, source, batch_size, tally)
-        except StreamUnavailable as error:
-            raise ServiceUnreachable(
-                "REDIS_URL",
-                f"{error} (acknowledged before that: {tally.emitted:,})",
-                "start Redis or Valkey there, or correct REDIS_URL; events that carry an event_id or an "
-                "idempotency_key may be sent again.",
-            ) from error
-    _report(tally, as_json)
+        if source is None:
+            _send_one(emitter, given, tally)
+        elif is_export:
+            owner = _owner(given, user_map, source_name)
+            sending = Sending(emitter, tally, batch_size)
+            sending.run(read_export(source, format=kind, owner=owner, now=utcnow()), source)
+        else:
+            _send_lines(Sending(emitter, tally, batch_size), source, state)
+    except StreamUnavailable as error:
+        raise ServiceUnreachable(
+            "REDIS_URL",
+            f"{error} (acknowledged before that: {tally.emitted:,})",
+            "start Redis or Valkey there, or correct REDIS_URL; "
+            + (
+                "then run the same command again: what is sent already counts once."
+                if is_export or state is not None
+                else "events that carry an event_id or an idempotency_key may be sent again."
+            ),
+        ) from error
+    except KeyboardInterrupt:
+        _output.say(interrupted(tally, may_repeat=is_export or state is not None))
+        raise
+    finally:
+        if emitter is not None:
+            emitter.close()
+    tally.report(as_json=as_json)
     return _exits.FINDINGS if tally.refused else _exits.GOOD
 
 
-def _send_one(emitter: Emitter, given: dict[str, Any], tally: Tally) -> None:
+def _check_usage(
+    given: Mapping[str, Any], *, has_file: bool, is_export: bool, stray: Mapping[str, bool]
+) -> None:
+    if is_export:
+        if not has_file:
+            raise click.UsageError("--format goes with --file")
+        others = sorted(given.keys() - _OF_EXPORTS)
+        if others:
+            raise click.UsageError(f"an export says {', '.join(others)} itself")
+        if "feature" not in given:
+            raise click.UsageError("an export does not say what it was used for: give --feature")
+    elif has_file == bool(given):
+        raise click.UsageError("give --file, or one event by --user, --feature and its tokens")
+    for option, is_stray in stray.items():
+        if is_stray:
+            goes_with = "--file of events, and not with --dry-run" if option == "--state" else "an export"
+            raise click.UsageError(f"{option} goes with {goes_with}")
+
+
+def _emitter() -> Emitter:
+    try:
+        return Emitter.from_env()
+    except InvalidConfiguration as error:
+        raise ConfigurationError("\n".join(error.problems)) from error
+
+
+def _send_one(emitter: Emitter | None, given: dict[str, Any], tally: Tally) -> None:
     try:
         if "metadata" in given:
             given["metadata"] = json.loads(given["metadata"])
-        tally.event_id = str(emitter.emit(**given))
-        tally.emitted = 1
+        event = make_event({"occurred_at": utcnow(), **given})
     except json.JSONDecodeError as error:
         raise click.BadParameter(f"no JSON: {error}", param_hint="--metadata") from None
     except InvalidEvent as error:
         raise click.UsageError(f"{error.reason}: {error.field}: {error.detail}") from None
+    if emitter is not None:
+        emitter.send(event)
+    tally.event_id = str(event.event_id)
+    tally.add([event])
 
 
-def _send_file(emitter: Emitter, source: BinaryIO, batch_size: int, tally: Tally) -> None:
-    waiting: list[UsageEvent] = []
-    with _progress(source) as (progress, bar):
-        for line in read_lines(source, now=utcnow()):
-            if line.event is None:
-                _refuse(line, tally)
-            else:
-                waiting.append(line.event)
-            if len(waiting) >= batch_size:
-                _send(emitter, waiting, tally)
-            progress.update(bar, advance=line.size_bytes, events=tally.emitted)
-        _send(emitter, waiting, tally)
-        progress.update(bar, events=tally.emitted)
-
-
-def _send(emitter: Emitter, waiting: list[UsageEvent], tally: Tally) -> None:
-    if not waiting:
+def _send_lines(sending: Sending, source: BinaryIO, path: Path | None) -> None:
+    if path is None:
+        sending.run(read_lines(source, now=utcnow()), source)
         return
-    with emitter.batch() as batch:
-        for event in waiting:
-            batch.add(event)
-    tally.emitted += len(waiting)
-    waiting.clear()
+    file = StateFile(path)
+    hashing = HashingSource(source)
+    hashing.skip(file.state, str(path))
+    sending.resume(file, hashing)
+    lines = read_lines(
+        hashing,
+        now=utcnow(),
+        run_id=file.state.run_id,
+        start=file.state.offset,
+        number=file.state.lines,
+    )
+    sending.run(lines, source)
 
 
-def _refuse(line: Line, tally: Tally) -> None:
-    tally.refused += 1
-    if len(tally.refusals) < MOST_REFUSALS_SHOWN:
-        tally.refusals.append({"line": line.number, "reason": line.reason, "detail": line.detail})
-        _output.say(f"line {line.number}: {line.reason}: {line.detail}")
-
-
-@contextmanager
-def _progress(source: BinaryIO) -> Iterator[tuple[Progress, TaskID]]:
-    """A bar on stderr where somebody looks at it; by bytes, for nobody has counted the lines."""
-    console = Console(stderr=True)
-    columns = (BarColumn(), TextColumn("{task.fields[events]:,} events"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield progress, progress.add_task("emit", total=_size_of(source), events=0)
-
-
-def _size_of(source: BinaryIO) -> int | None:
-    try:
-        return os.fstat(source.fileno()).st_size or None
-    except (OSError, ValueError):
-        return None
-
-
-def _report(tally: Tally, as_json: bool) -> None:
-    if as_json:
-        document = {"emitted": tally.emitted, "refused": tally.refused, "refusals": tally.refusals}
-        _output.write_json(document | ({"event_id": tally.event_id} if tally.event_id else {}))
-    elif tally.event_id:
-        click.echo(tally.event_id)
-    else:
-        click.echo(f"emitted {tally.emitted:,}, refused {tally.refused:,}")
+def _owner(given: Mapping[str, Any], user_map: BinaryIO | None, source_name: str | None) -> Owner:
+    if "user_id" in given and "clerk_id" in given:
+        raise click.UsageError("give --user or --clerk, not both")
+    users: object = {}
+    if user_map is not None:
+        try:
+            users = json.loads(user_map.read())
+        except ValueError as error:
+            raise click.BadParameter(f"no JSON: {error}", param_hint="--user-map") from None
+    if not isinstance(users, dict) or not all(isinstance(user, str) and user for user in users.values()):
+        raise click.BadParameter(f"expected an object as in {_USERS_EXAMPLE}", param_hint="--user-map")
+    return Owner(
+        feature=given["feature"],
+        users=users,
+        everybody=given.get("user_id") or given.get("clerk_id"),
+        occurred_at=given.get("occurred_at"),
+        source=source_name,
+    )
