@@ -6,10 +6,10 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format bench chaos sabotage lock clean
+.PHONY: help install run test lint format bench chaos chaos-producers sabotage lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Make .venv and install the locked packages into it
 
@@ -42,6 +42,9 @@ bench: install ## Measure; ARGS names a benchmark (none: list them)
 
 chaos: install ## Kill, cut and fill everything while events flow, then check the books; ARGS="--events 1000000 --seed 7"
 	@exec $(BIN)/python -m tests.chaos $(ARGS)
+
+chaos-producers: install ## The same for those who emit, with a spool; ARGS="--events 200000 --seed 7"
+	@exec $(BIN)/python -m tests.chaos.producers $(ARGS)
 
 sabotage: install ## Plant known bugs in a copy, one at a time: the suite must notice each
 	@exec $(BIN)/python -m tests.sabotage $(ARGS)

@@ -355,8 +355,9 @@ class Flusher:
             except Exception as problem:  # noqa: BLE001  whatever it is, the events are kept and it is told
                 error = unexpected(problem)
                 delivered, failed = _NONE, items
-        kept = self._settle(delivered, failed, error)
+        # Counted first: who is told now may look at the figures.
         self._delivered += len(delivered)
+        kept = self._settle(delivered, failed, error)
         if error is not None:
             # In the order in which they came; the marks wait for them.
             queue.extendleft(marks)

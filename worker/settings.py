@@ -102,6 +102,8 @@ class Settings(DatabaseSettings):
     usage_books_interval_seconds: int = Field(3600, ge=1)
     usage_reconcile_max_change_share: Decimal = Field(Decimal("0.2"), gt=0, le=1)
     usage_default_plan: str | None = None
+    usage_cost_policy: Literal["reported_first", "computed_first"] = "reported_first"
+    usage_cost_divergence_percent: Decimal = Field(Decimal(5), gt=0, le=1000, allow_inf_nan=False)
 
     @property
     def redis_url(self) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from worker import db
 from worker.audits.findings import Outcome
 from worker.dev import seed
-from worker.entrypoints import auditing, draining
+from worker.entrypoints import auditing, draining, pricing
 from worker.ingest import dead_letters as letters
 from worker.settings import Settings, load_settings
 from worker.subscriptions import operations as subscriptions
@@ -43,12 +43,14 @@ def replay(settings: Settings, *, reason: str, now: dt.datetime) -> str:
     """This function will replay every open dead letter of a reason and say what was tried, if anything."""
     tried, refused = 0, 0
     after: tuple[dt.datetime, uuid.UUID] | None = None
+    prices = pricing.load(settings)
     while True:
         with db.platform_session() as session:
             step = letters.replay(
                 session,
                 selection=letters.Selection(reason=reason),
                 limits=draining.age_limits(settings),
+                prices=prices,
                 now=now,
                 after=after,
             )

@@ -192,6 +192,10 @@ class Traffic:
             clerk_id = f"clerk-{who // 16 % CLERKS}"
         else:
             user_id = _USERS[who % USERS]
+        cost = None if content[23] < 12 else int.from_bytes(content[24:28], "big")
+        if cost is None:
+            # Nor has anybody a price for it: the cost stays unknown.
+            provider, model = "in-house", "distilled-7"
         return Event(
             event_id=_uuid(content),
             user_id=user_id,
@@ -201,7 +205,7 @@ class Traffic:
             model=model,
             input_tokens=2 + int.from_bytes(content[19:21], "big"),
             output_tokens=int.from_bytes(content[21:23], "big") % 5000,
-            cost=None if content[23] < 12 else int.from_bytes(content[24:28], "big"),
+            cost=cost,
             occurred_at=self._base - dt.timedelta(milliseconds=int.from_bytes(content[28:32], "big") % _SPAN),
         )
 

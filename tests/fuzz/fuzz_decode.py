@@ -26,7 +26,7 @@ with atheris.instrument_imports(include=["producers", "worker.ingest"]):
     from tests.fuzz import differential
     from worker.ingest.plain import Decoder
 
-DECODER: Final = Decoder(differential.LIMITS)
+DECODER: Final = Decoder(differential.LIMITS, differential.PRICES)
 VALUES: Final[tuple[Any, ...]] = (
     0, 1, -1, 2**31, 10**9, 10**9 + 1, 2**63, 1.5, 1.0, 1e300, 5e-324, True, None, "", " ", "0", "1e-7", "-0",
     "0.000000000001", "1000000", "nan", "2026-01-31T09:30:00Z", "2026-01-31T09:30:00.1234567+00:00", "ok", [],

@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from tests.fuzz.differential import LIMITS, compare
+from tests.fuzz.differential import LIMITS, PRICES, compare
 from worker.ingest.plain import Decoder
 
 CORPUS: Final = sorted((Path(__file__).parent / "corpus").iterdir())
@@ -20,6 +20,6 @@ def test_there_is_something_to_replay() -> None:
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.name)
 def test_replay(path: Path) -> None:
     data = path.read_bytes()
-    decoder = Decoder(LIMITS)
+    decoder = Decoder(LIMITS, PRICES)
     # Twice: the second time all that is remembered is there.
     assert compare(data, decoder=decoder) == compare(data, decoder=decoder)

@@ -28,6 +28,8 @@ from worker.ingest import dead_letters, queries
 from worker.ingest.consumer import CONSUMER, Drain
 from worker.ingest.effects import DrainLimits
 from worker.ingest.rules import AgeLimits
+from worker.pricing.book import Prices
+from worker.pricing.rules import CostPolicy
 from worker.rollups import queries as rollups
 from worker.valkey import StreamFigures, StreamReader
 
@@ -129,6 +131,7 @@ class World:
             stream=STREAM,
             reader=own,
             open_session=open_session,
+            cost_policy=CostPolicy.REPORTED_FIRST,
             age_limits=AGE,
             holder="test",
             should_stop=should_stop or (lambda: own.quiet),
@@ -168,6 +171,7 @@ class World:
                 session,
                 selection=dead_letters.Selection(**selection),
                 limits=AGE,
+                prices=Prices(),
                 now=NOW,
                 corrected=corrected,
             )
@@ -175,7 +179,7 @@ class World:
     def replay_waiting(self) -> dead_letters.Replayed:
         """This function will replay what no longer waits for its user or target."""
         with db.platform_session() as session:
-            return dead_letters.replay_waiting(session, limits=AGE, now=NOW)
+            return dead_letters.replay_waiting(session, limits=AGE, prices=Prices(), now=NOW)
 
     def position(self, shard: int = 0) -> queries.Position:
         """This function will return the shard's row."""

@@ -15,6 +15,7 @@ import pytest
 from tests.integration.books_world import Books
 from tests.integration.ingest_world import World, event
 from worker import db
+from worker.audits import books as books_audit
 from worker.audits.findings import Outcome
 from worker.entrypoints._clock import utcnow
 
@@ -204,4 +205,4 @@ def test_a_report_is_a_document(used: Books) -> None:
     (finding,) = document["findings"]
     assert finding["check_id"] == "books.entries"
     assert finding["object"] == "shard 0"
-    assert len(document["checks"]) == 11
+    assert len(document["checks"]) == len(books_audit.CHECK_IDS)

@@ -14,6 +14,7 @@ from tests.integration.ingest_world import AGE, NOW, USER, World, event
 from worker import db
 from worker.ingest import dead_letters, queries
 from worker.ingest.dead_letters import NothingSelected, OneLetterOnly, Selection
+from worker.pricing.book import Prices
 
 pytestmark = pytest.mark.redis_compatible
 
@@ -147,7 +148,11 @@ class TestReplay:
         add_user(world)
         with db.platform_session() as session:
             replayed = dead_letters.replay(
-                session, selection=Selection(reason="unknown_user"), limits=AGE, now=NOW + timedelta(days=400)
+                session,
+                selection=Selection(reason="unknown_user"),
+                limits=AGE,
+                prices=Prices(),
+                now=NOW + timedelta(days=400),
             )
         assert replayed.accepted == 1
         assert world.rows()[0].received_at == NOW
@@ -200,6 +205,7 @@ class TestReplay:
                     session,
                     selection=Selection(reason="invalid_tokens"),
                     limits=AGE,
+                    prices=Prices(),
                     now=NOW,
                     after=after,
                     limit=10,

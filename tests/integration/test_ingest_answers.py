@@ -39,7 +39,8 @@ class TestAccepted:
         assert (row.input_tokens, row.output_tokens, row.tokens_used) == (812, 455, 1267)
         assert (row.cache_read_tokens, row.cache_write_tokens, row.reasoning_tokens) == (100, 20, 55)
         assert row.cost_usd == row.cost_reported_usd == Decimal("0.000394800000")
-        assert (row.cost_computed_usd, row.cost_source, row.price_version) == (None, "reported", None)
+        assert (row.cost_computed_usd, row.cost_source) == (Decimal("0.000387300000"), "reported")
+        assert "gpt-4o-mini" in row.price_version
         assert (row.occurred_at, row.received_at) == (NOW, NOW)
         assert (row.duration_ms, row.status, row.hold_id, row.producer_id, row.seq) == (
             1234,

@@ -145,7 +145,7 @@ class TestCorrection:
         assert world.letters()[0].reason == "not_a_correction"
 
     def test_of_an_unpriced_event_stays_unpriced(self, world: World) -> None:
-        target = stored(world, cost_usd=None)
+        target = stored(world, cost_usd=None, model="nobody-knows-it")
         correct(world, correction(target, input_tokens=-10), correction(target, cost_usd="-1"))
         assert [letter.reason for letter in world.letters()] == ["over_correction"]
         (hour,) = world.rows("SELECT * FROM usage_hourly")

@@ -21,6 +21,7 @@ from worker.database_url import Database
 from worker.entries import EntryId
 from worker.ingest import leases, operations, rules
 from worker.ingest.effects import LeaseLost
+from worker.pricing.book import Prices
 from worker.settings import Settings, load_settings
 from worker.sqlstate import sqlstate_of
 
@@ -94,6 +95,7 @@ class TestLease:
                 lease=lease,
                 stream="usage:events:{0}",
                 correction=False,
+                prices=Prices(),
                 duration=MINUTE,
             )
 
@@ -108,6 +110,7 @@ class TestLease:
                 lease=lease,
                 stream="usage:events:{0}",
                 correction=False,
+                prices=Prices(),
                 duration=MINUTE,
             )
 
@@ -124,6 +127,7 @@ class TestLease:
                     lease=lease,
                     stream="usage:events:{0}",
                     correction=False,
+                    prices=Prices(),
                     duration=timedelta(milliseconds=50),
                 )
                 threading.Event().wait(0.4)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
+from tests.fuzz.differential import PRICES
 from tests.integration.ingest_world import AGE, NOW, World, event
 from worker import db
 from worker.entries import EntryId, RawEntry
@@ -299,7 +300,7 @@ class TestPrepare:
             (b"1772368200000-2", [b"other", b"x"]),
         ]
         batch = preparing.prepare(
-            Decoder(AGE),
+            Decoder(AGE, PRICES),
             entries,
             position=EntryId(0, 0),
             limits=AgeLimits(AGE.max_age, AGE.max_future),

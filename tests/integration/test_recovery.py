@@ -26,6 +26,7 @@ from worker.ingest import leases, switch
 from worker.ingest.effects import DrainLimits, DrainOutcome, ShardPaused
 from worker.ingest.recovery import NothingDrained, Recovered, Recovery, ShardBusy, ShardMoved
 from worker.ingest.retained import RetainedStreams
+from worker.pricing.book import Prices
 from worker.settings import Settings
 
 EVENTS = "usage:events:{0}"
@@ -46,6 +47,7 @@ class Losses:
             "streams": self.retained,
             "open_session": db.platform_session,
             "age_limits": AGE,
+            "prices": Prices(),
             "limits": QUICK,
             "holder": "test",
             "now": lambda: NOW,

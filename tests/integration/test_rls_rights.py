@@ -142,10 +142,15 @@ class TestTables:
 
 
 class TestWorker:
-    def test_never_changes_money_that_was_spent(self, databases: Databases) -> None:
+    def test_never_changes_what_was_used_or_reported(self, databases: Databases) -> None:
         with psycopg.connect(databases.platform.url("worker")) as connection:
             rows.add(connection, Database.PLATFORM, "platform_usage_logs", uuid.uuid4())
-            for change in ("UPDATE platform_usage_logs SET cost_usd = 0", "DELETE FROM platform_usage_logs"):
+            for change in (
+                "UPDATE platform_usage_logs SET tokens_used = 0",
+                "UPDATE platform_usage_logs SET cost_reported_usd = 0",
+                "UPDATE model_prices SET input_per_mtok = 0",
+                "DELETE FROM platform_usage_logs",
+            ):
                 with pytest.raises(errors.InsufficientPrivilege), connection.transaction():
                     connection.execute(change)
 

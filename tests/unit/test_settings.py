@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from producers import _config as producer_config
 from worker.database_url import Database, DatabaseURLBuilder, PoolMode
+from worker.entrypoints.cli import outbox
 from worker.errors import ConfigurationError
 from worker.settings import DatabaseSettings, Settings, load_database_settings, load_settings
 
@@ -293,7 +294,7 @@ class TestEnvExample:
         servers = {"CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "LIMITS_REDIS_URL", "DB_POOL_MODE"}
         databases = {name for database in Database for name in DatabaseURLBuilder.variables(database)}
         names = [name for name, _, _ in example_lines()]
-        assert sorted(names) == sorted(plain | servers | databases | producer_variables())
+        assert sorted(names) == sorted(plain | servers | databases | producer_variables() | {outbox.VARIABLE})
 
     def test_shows_every_default(self) -> None:
         shown = {name: value for name, value, commented in example_lines() if not commented}

@@ -8,6 +8,8 @@ costs what came since and not what there is. A few old seals are verified each t
 
 A window that does not agree is not sealed: the next run looks at it again, together with what came since.
 The streams are trimmed only behind what is sealed.
+
+The numbers that emitters give their events are taken in behind the seals; see `books_gaps`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from itertools import chain
 from typing import Final
 from uuid import UUID
@@ -25,11 +28,12 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from worker.audits import books_checks, books_names, books_seals, findings
+from worker.audits import books_checks, books_costs, books_gaps, books_names, books_seals, findings
 from worker.audits import books_queries as queries
-from worker.audits.books_checks import CHECK_IDS, Window
+from worker.audits.books_checks import Window
+from worker.audits.books_costs import BothCosts
 from worker.audits.books_names import Span
-from worker.audits.books_queries import Cut, Seal
+from worker.audits.books_queries import Cut, Seal, Sums
 from worker.audits.books_stream import BookStreams
 from worker.audits.findings import AuditReport, Finding
 from worker.models.vocabulary import Severity
@@ -37,6 +41,8 @@ from worker.rollups import queries as rollups
 
 __all__ = ["CHECK_IDS", "BookStreams", "audit"]
 
+CHECK_IDS: Final = (*books_checks.CHECK_IDS, *books_costs.CHECK_IDS, *books_gaps.CHECK_IDS)
+"""Every check that a run answers."""
 OpenSession = Callable[[], AbstractContextManager[Session]]
 VERIFIED_ROWS: Final = 1_000_000
 """How many rows of old windows one run reads again."""
@@ -45,6 +51,8 @@ _FULL_STATEMENT_SECONDS: Final = 3600
 _CHUNK: Final = timedelta(days=31)
 # Of how many roll-ups that differ the rows are read one by one.
 _KEYS_READ: Final = 5
+# How often a window is summed up again while costs in it are being set anew.
+_READINGS: Final = 5
 
 
 @dataclass(slots=True)
@@ -57,6 +65,8 @@ class _Run:
     full: bool
     accept: str | None
     found: list[Finding] = field(default_factory=list)
+    drained: dict[int, datetime] = field(default_factory=dict)
+    costs: list[BothCosts] = field(default_factory=list)
     rows: int = 0
     sealed: int = 0
     verified: int = 0
@@ -81,14 +91,18 @@ def audit(
     full: bool = False,
     accept: str | None = None,
     verified_rows: int = VERIFIED_ROWS,
+    numbers_grace: timedelta = books_gaps.GRACE,
+    divergence_percent: Decimal = books_costs.DIVERGENCE_PERCENT,
     run_id: UUID | None = None,
 ) -> AuditReport:
     """This function will judge the books since the last seals, seal what agrees, and verify some old seals.
 
     `open_session` opens a session that commits at the end, of a login that may write seals (usage_auditor or
     usage_worker). `full` verifies every seal and compares the whole log. `accept` is an operator's reason to
-    seal the windows although they differ: the findings are still in this run's report, and no longer in the
-    next. Raises what is wrong with either server (TransientError, ConfigurationError).
+    seal the windows although they differ, and to give up numbers that are missing: the findings are still in
+    this run's report, and no longer in the next. A number may arrive by `numbers_grace` later than a higher
+    one; reported and computed costs of a model may differ by `divergence_percent`. Raises what is wrong with
+    either server (TransientError, ConfigurationError).
     """
     run = _Run(open_session, streams, clock, full, accept)
     started_at = clock()
@@ -96,6 +110,10 @@ def audit(
         shards = queries.shards(session)
     for shard in shards:
         _audit_shard(run, shard)
+    run.found += books_costs.judge(run.costs, percent=divergence_percent)
+    numbers = books_gaps.audit(
+        run.patient, streams, drained=run.drained, full=full, accept=accept, grace=numbers_grace
+    )
     _verify(run, shards, verified_rows, before=started_at)
     if full:
         _compare_everything(run)
@@ -108,7 +126,13 @@ def audit(
         database=books_checks.DATABASE,
         started_at=started_at,
         finished_at=clock(),
-        checks=[findings.answer(check_id, _without_repeats(run.found, check_id)) for check_id in CHECK_IDS],
+        checks=[
+            *(
+                findings.answer(check_id, _without_repeats(run.found, check_id))
+                for check_id in (*books_checks.CHECK_IDS, *books_costs.CHECK_IDS)
+            ),
+            *numbers.checks,
+        ],
         measurements={
             "shards": len(shards),
             "rows": run.rows,
@@ -116,6 +140,7 @@ def audit(
             "verified": run.verified,
             "merged": run.merged,
             "accepted": accept,
+            **numbers.measurements,
         },
     )
 
@@ -132,6 +157,7 @@ def _audit_shard(run: _Run, shard: int) -> None:
     with run.open_session() as session:
         cut = queries.cut(session, shard=shard)
     window = _window(run, cut)
+    run.drained[shard] = books_gaps.drained_to(window)
     found = books_checks.judge(window)
     run.found += found
     run.rows += window.sums.row_count
@@ -161,6 +187,7 @@ def _window(run: _Run, cut: Cut) -> Window:
             letter_count=queries.window_letters(session, cut.ends),
             rollups=queries.touched_differences(session, cut.ends),
         )
+        run.costs += books_costs.both_costs(session, cut.ends)
         if window.rollups:
             rows = (queries.key_content(session, one.key) for one in window.rollups[:_KEYS_READ])
             window.altered = books_names.altered(chain.from_iterable(rows))
@@ -203,7 +230,10 @@ def _verify(run: _Run, shards: Sequence[int], most_rows: int, *, before: datetim
 
 def _verify_one(run: _Run, sealed: Seal) -> None:
     with run.patient() as session:
-        sums = queries.window_sums(session, sealed.ends)
+        looked_at = _steady_sums(session, sealed)
+        if looked_at is None:
+            return
+        sealed, sums = looked_at
         differing = queries.touched_differences(session, sealed.ends)
         run.verified += 1
         run.found += books_checks.rollups(differing)
@@ -217,6 +247,25 @@ def _verify_one(run: _Run, sealed: Seal) -> None:
         run.found.append(books_checks.unsealed_change(sealed, sums, names=names, altered=altered))
         if run.accept is not None:
             books_seals.reseal(session, sealed, sums, now=run.clock(), reason=run.accept)
+
+
+def _steady_sums(session: Session, sealed: Seal) -> tuple[Seal, Sums] | None:
+    """A seal and the sums of its window as of one moment.
+
+    A repricing changes both in one transaction: sums that lie between two equal readings of the seal belong
+    to it. None: the seal was merged, or costs in the window are being set anew; the next run verifies it.
+    """
+    before: Seal | None = sealed
+    for _ in range(_READINGS):
+        if before is None:
+            return None
+        sums = queries.window_sums(session, before.ends)
+        now = queries.seals(session, shard=before.shard)
+        after = next((one for one in now if one.ends == before.ends), None)
+        if sums == before.sums or (after is not None and after.sums == before.sums):
+            return before, sums
+        before = after
+    return None
 
 
 def _names_of(run: _Run, session: Session, sealed: Seal) -> books_names.Names:

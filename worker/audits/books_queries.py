@@ -17,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from worker.entries import EntryId
+from worker.ingest.content import CONTENT_HASH
 from worker.rollups import queries as rollups
 from worker.rollups.rules import RollupKey
 
@@ -206,19 +207,14 @@ def _seal(row: Mapping[Any, Any]) -> Seal:
 
 
 WINDOW: Final = "platform_usage_logs WHERE shard = :shard AND stored_at > :since AND stored_at <= :cut_at"
-# What is hashed is written out: a column that is added later must not change what was sealed before.
 _SUMS: Final = text(
     """
     SELECT count(*) AS row_count, coalesce(sum(tokens_used), 0) AS tokens_used,
            coalesce(sum(cost_usd), 0) AS cost_usd,
            coalesce(bit_xor(('x' || replace(id::text, '-', ''))::bit(128)), 0::bit(128))::text AS id_bits,
-           coalesce(bit_xor(hash_record_extended(ROW(
-               id, user_id, feature, provider, model, input_tokens, output_tokens, cache_read_tokens,
-               cache_write_tokens, reasoning_tokens, tokens_used, cost_usd, cost_reported_usd,
-               cost_computed_usd, cost_source, payload_hash, occurred_at, received_at, corrects, void
-           ), 0)), 0) AS content_xor
+           coalesce(bit_xor({content}), 0) AS content_xor
       FROM {window}
-    """.replace("{window}", WINDOW)
+    """.replace("{content}", CONTENT_HASH).replace("{window}", WINDOW)
 )
 _LETTERS: Final = text("""
     SELECT count(*) FROM usage_dead_letters
@@ -346,7 +342,7 @@ def events_with_letters(session: Session, ids: Collection[UUID]) -> set[UUID]:
 CONTENT: Final = """
     SELECT id, user_id, feature, provider, model, input_tokens, output_tokens, cache_read_tokens,
            cache_write_tokens, reasoning_tokens, tokens_used, cost_usd AS chosen_cost,
-           cost_reported_usd AS cost_usd, cost_computed_usd, cost_source, payload_hash, corrects, void
+           cost_reported_usd AS cost_usd, cost_computed_usd, cost_source, payload_hash, corrects, void, units
       FROM {where}
 """
 _WINDOW_CONTENT: Final = text(CONTENT.replace("{where}", WINDOW))

@@ -38,6 +38,12 @@ _COLUMNS: Final = (
     "verified_at",
     "accepted_reason",
 )
+# A repricing holds the shard's row as well: what it did since the cut may be missing in the sums, or not.
+_REPRICED: Final = text("""
+    SELECT EXISTS (SELECT FROM usage_repricing_events
+                    WHERE shard = :shard AND repriced_at >= :cut_at
+                      AND stored_at > :since AND stored_at <= :cut_at)
+""")
 _LOCK: Final = text("SELECT shard FROM ingest_positions WHERE shard = :shard FOR UPDATE")
 _INSERT: Final = text(
     f"INSERT INTO usage_seals ({', '.join(_COLUMNS)}) VALUES ({', '.join(f':{name}' for name in _COLUMNS)})"  # noqa: S608  names of ours
@@ -55,7 +61,7 @@ _VERIFIED: Final = text(
 _RESEAL: Final = text(
     f"UPDATE usage_seals SET {', '.join(f'{name} = :{name}' for name in _SUM_COLUMNS)},"  # noqa: S608
     " verified_at = :now, accepted_reason = :reason"
-    " WHERE shard = :shard AND cut_at = :cut_at AND since = :since"
+    " WHERE shard = :shard AND cut_at = :cut_at AND since = :since AND content_xor = :sealed_content"
 )
 _DELETE: Final = text("DELETE FROM usage_seals WHERE shard = :shard AND cut_at = :cut_at")
 
@@ -72,13 +78,16 @@ def seal(
 ) -> bool:
     """This function will close the window that ends at `cut`, and say that the books are proved up to there.
 
-    False: another run has sealed the shard since the cut was made, and nothing was written. A window in
-    which nothing happened adds no seal. The lock makes true that seals of a shard follow one another
-    without a gap.
+    False: another run has sealed the shard since the cut was made, or a cost in the window was set anew,
+    and nothing was written. A window in which nothing happened adds no seal. The lock makes true that seals
+    of a shard follow one another without a gap.
     """
     session.execute(_LOCK, {"shard": cut.shard})
     last = queries.last_seal(session, shard=cut.shard) or queries.unsealed(cut.shard)
     if last.cut_at != cut.before.cut_at:
+        return False
+    window = {"shard": cut.shard, "since": cut.before.cut_at, "cut_at": cut.cut_at}
+    if session.execute(_REPRICED, window).scalar_one():
         return False
     events, corrections = streams
     made = Seal(
@@ -146,7 +155,10 @@ def verified(session: Session, sealed: Seal, *, now: datetime) -> None:
 
 
 def reseal(session: Session, sealed: Seal, sums: Sums, *, now: datetime, reason: str) -> None:
-    """This function will accept what a window holds now in place of what was sealed, with a reason."""
+    """This function will accept what a window holds now in place of what was sealed, with a reason.
+
+    Nothing is written where a repricing has changed the seal meanwhile: the next run looks again.
+    """
     session.execute(
         _RESEAL,
         {
@@ -156,6 +168,7 @@ def reseal(session: Session, sealed: Seal, sums: Sums, *, now: datetime, reason:
             "since": sealed.since,
             "now": now,
             "reason": reason,
+            "sealed_content": sealed.sums.content_xor,
         },
     )
 

@@ -95,7 +95,8 @@ def settings() -> DatabaseSettings:
 
 def set_application_role(role: str) -> None:
     """This function will set the middle of `usage-worker:<role>:<pid>` for connections opened from now on."""
-    _process.role = re.sub(r"[^A-Za-z0-9_.-]", "_", role)[:40] or "app"
+    # With the longest process id it is as long as PostgreSQL keeps it, 63 bytes.
+    _process.role = re.sub(r"[^A-Za-z0-9_.-]", "_", role)[:42] or "app"
 
 
 def use_worker_pool() -> None:

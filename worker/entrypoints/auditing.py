@@ -77,6 +77,7 @@ def audit_books(settings: Settings, *, full: bool = False, accept: str | None = 
                 clock=utcnow,
                 full=full,
                 accept=accept,
+                divergence_percent=settings.usage_cost_divergence_percent,
             )
         ]
 

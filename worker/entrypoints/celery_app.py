@@ -8,7 +8,7 @@ from worker.entrypoints import _process, lifecycle, schedule
 from worker.settings import Settings
 
 # A queue is a room; a task `room.verb` goes to the queue `room`.
-QUEUES = ("ingest", "subscriptions", "audits")
+QUEUES = ("ingest", "subscriptions", "audits", "pricing")
 
 TASK_TIME_LIMIT_SECONDS = 120
 TASK_SOFT_TIME_LIMIT_SECONDS = 100

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from worker import db
-from worker.entrypoints import streams
+from worker.entrypoints import pricing, streams
 from worker.entrypoints._clock import utcnow
 from worker.ingest import dead_letters as letters
 from worker.ingest import queries as ingest
@@ -17,6 +17,7 @@ from worker.ingest import switch
 from worker.ingest.consumer import CONSUMER, Drain
 from worker.ingest.effects import DrainLimits, DrainOutcome
 from worker.ingest.rules import AgeLimits
+from worker.pricing.rules import CostPolicy
 from worker.settings import Settings
 from worker.valkey import StreamReader
 
@@ -33,6 +34,7 @@ def drain_shard(settings: Settings, *, shard: int, should_stop: Callable[[], boo
             reader=StreamReader(client, group=settings.usage_consumer_group, consumer=CONSUMER),
             open_session=db.platform_session,
             age_limits=age_limits(settings),
+            cost_policy=CostPolicy(settings.usage_cost_policy),
             holder=f"{socket.gethostname()}:{os.getpid()}",
             should_stop=should_stop,
             now=utcnow,
@@ -80,9 +82,10 @@ def age_limits(settings: Settings) -> AgeLimits:
 def replay_waiting(settings: Settings, *, now: datetime) -> dict[str, object]:
     """This function will replay the dead letters whose user or target has come, and count them."""
     total = {"tried": 0, "accepted": 0, "duplicates": 0, "refused": 0}
+    prices = pricing.load(settings)
     for _ in range(MOST_REPLAY_STEPS):
         with db.platform_session() as session:
-            step = letters.replay_waiting(session, limits=age_limits(settings), now=now)
+            step = letters.replay_waiting(session, limits=age_limits(settings), prices=prices, now=now)
         for name in total:
             total[name] += getattr(step, name)
         if not step.accepted + step.duplicates:

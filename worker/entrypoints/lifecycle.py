@@ -93,7 +93,7 @@ def _open_child(**_signal: object) -> None:
     _process.STOP.watch_parent()
     db.configure(_process.settings())
     db.use_worker_pool()
-    # What pg_stat_activity shows: usage-worker:worker.audits-ingest-subscriptions:4711.
+    # What pg_stat_activity shows: usage-worker:worker.audits-ingest-pricing-subscriptions:4711.
     db.set_application_role("worker." + "-".join(sorted(current_app.amqp.queues.consume_from)))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 
 from worker import db
-from worker.entrypoints import draining, streams
+from worker.entrypoints import draining, pricing, streams
 from worker.entrypoints._clock import utcnow
 from worker.ingest import recovery, retention, switch
 from worker.ingest.recovery import Recovered, Recovery
@@ -56,6 +56,7 @@ def recover(
             streams=RetainedStreams(client, group=settings.usage_consumer_group),
             open_session=db.platform_session,
             age_limits=draining.age_limits(settings),
+            prices=pricing.load(settings),
             limits=draining.drain_limits(settings),
             holder=f"{socket.gethostname()}:{os.getpid()}",
             now=utcnow,

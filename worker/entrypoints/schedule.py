@@ -10,6 +10,7 @@ from worker.settings import Settings
 RING_PERIOD = timedelta(seconds=10)
 REPLAY_PERIOD = timedelta(seconds=60)
 TRIM_PERIOD = timedelta(seconds=60)
+REPRICE_PERIOD = timedelta(hours=1)
 # An idle shard holds a slot while it waits for events; these remain for the other rooms.
 SPARE_SLOTS = 2
 
@@ -40,6 +41,7 @@ def periodic_tasks(settings: Settings) -> tuple[Periodic, ...]:
         Periodic("ingest.ring", RING_PERIOD, claimed=False),
         Periodic("ingest.replay_waiting", REPLAY_PERIOD),
         Periodic("ingest.trim", TRIM_PERIOD),
+        Periodic("pricing.reprice", REPRICE_PERIOD),
         Periodic("subscriptions.reconcile", timedelta(seconds=settings.usage_reconcile_interval_seconds)),
         Periodic("audits.rls", audit_period),
         Periodic("audits.pool", audit_period),

@@ -14,7 +14,7 @@ from typing import Any
 from celery import Task, shared_task
 
 from worker import db
-from worker.entrypoints import _process, auditing, draining, retaining, rings, schedule, windows
+from worker.entrypoints import _process, auditing, draining, pricing, retaining, rings, schedule, windows
 from worker.errors import TransientError
 from worker.subscriptions import operations as subscriptions
 
@@ -64,6 +64,13 @@ def trim(task: Task, **_strangers: Any) -> dict[str, object]:
         return retaining.counts_of(trimming)
 
     return _once(task, run)
+
+
+@shared_task(name="pricing.reprice", bind=True, throws=_PASSING)
+def reprice(task: Task, **_strangers: Any) -> dict[str, object]:
+    """Price events whose price has come since; the result counts them."""
+    settings = _process.settings()
+    return _once(task, lambda now: pricing.reprice_unpriced(settings, should_stop=_process.STOP.is_set))
 
 
 @shared_task(name="subscriptions.reconcile", bind=True, throws=_PASSING)

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import gc
 import random
-import sys
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar, cast
 
@@ -24,20 +22,24 @@ from sqlalchemy.orm import Session
 from producers import _stream
 from worker import log
 from worker.entries import EntryId, GroupMissing, GroupState, RawEntry
-from worker.ingest import core, effects, leases, operations, plain_rows, rules
+from worker.ingest import core, effects, leases, operations, plain_rows, rules, turns
 from worker.ingest.effects import DrainLimits, Effect, Report
 from worker.ingest.leases import Lease
 from worker.ingest.plain import Decoder
 from worker.ingest.plain_rows import NotPlain, Staged
 from worker.ingest.preparing import PlainPart, prepare
 from worker.ingest.rules import AgeLimits, Batch, Counts
+from worker.pricing import queries as pricing
+from worker.pricing.book import Prices
+from worker.pricing.rules import CostPolicy
 from worker.sqlstate import FailureKind, kind_of, sqlstate_of
 from worker.valkey import StreamReader
 
 OpenSession = Callable[[], AbstractContextManager[Session]]
 # One name for all: the lease tells drains apart, and names of processes would pile up in the group for ever.
 CONSUMER: Final = "drain"
-_TURN_SECONDS: Final = 0.0002
+# So old may the prices be that events are counted with.
+_PRICES_SECONDS: Final = 30.0
 _Result = TypeVar("_Result")
 _log = log.get_logger(__name__)
 
@@ -56,6 +58,7 @@ class Drain:
         reader: StreamReader,
         open_session: OpenSession,
         age_limits: AgeLimits,
+        cost_policy: CostPolicy,
         holder: str,
         should_stop: Callable[[], bool],
         now: Callable[[], datetime],
@@ -79,7 +82,9 @@ class Drain:
         self._limits = limits or DrainLimits()
         self._jitter = jitter
         self._stage_ahead = stage_ahead
-        self._decoder = Decoder(age_limits)
+        self._prices = Prices(policy=cost_policy)
+        self._priced_at: float | None = None
+        self._decoder = Decoder(age_limits, self._prices)
         self._lease_time = timedelta(seconds=self._limits.lease_seconds)
         self._held: Lease | None = None
         self._threads: ThreadPoolExecutor | None = None
@@ -94,7 +99,7 @@ class Drain:
         (configuration, a bug) is raised, with nothing acknowledged that is not committed.
         """
         started = self._monotonic()
-        with ThreadPoolExecutor(2, "store") as self._threads, _at_work():
+        with ThreadPoolExecutor(2, "store") as self._threads, turns.at_work():
             try:
                 report = self._perform()
             finally:
@@ -212,6 +217,7 @@ class Drain:
                 deliveries=park,
             )
             return rules.park_entry(entries[0], position=position, deliveries=park, now=self._now())
+        self._look_at_prices()
         if not correction and EntryId.parse(entries[0][0]) > position:
             batch = prepare(
                 self._decoder, entries, position=position, limits=self._age_limits, now=self._now()
@@ -220,6 +226,18 @@ class Drain:
                 self._stage(batch)
                 return batch
         return self._read_slowly(entries, position, correction=correction)
+
+    def _look_at_prices(self) -> None:
+        """Prices that were applied meanwhile hold from now on; what came before is priced anew by request."""
+        now = self._monotonic()
+        if self._priced_at is not None and now - self._priced_at < _PRICES_SECONDS:
+            return
+        with self._open_session() as session:
+            book = pricing.load_book(session, known=self._prices.book)
+        if book is not self._prices.book:
+            self._prices = replace(self._prices, book=book)
+            self._decoder.use_prices(self._prices)
+        self._priced_at = now
 
     def _read_slowly(self, entries: Sequence[RawEntry], position: EntryId, *, correction: bool) -> Batch:
         return rules.read_entries(
@@ -292,6 +310,7 @@ class Drain:
             stream=key,
             correction=key == self._corrections_key,
             duration=self._lease_time,
+            prices=self._prices,
             limits=self._limits,
             staged=staged,
         )
@@ -372,21 +391,3 @@ class UnknownEffect(AssertionError):
 
 class NothingStarted(AssertionError):
     """The core waited for a transaction that it had not begun."""
-
-
-@contextmanager
-def _at_work() -> Iterator[None]:
-    """A batch is thousands of small objects without cycles: looking for some takes a tenth of the time.
-
-    And the thread that talks to the database gets its turn within a fraction of a millisecond: it needs
-    little, and the database waits for it.
-    """
-    had_collector, interval = gc.isenabled(), sys.getswitchinterval()
-    gc.disable()
-    sys.setswitchinterval(_TURN_SECONDS)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(interval)
-        if had_collector:
-            gc.enable()

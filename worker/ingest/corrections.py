@@ -73,7 +73,7 @@ def correct(received: Received, event: UsageEvent, target: Target) -> Target:
         if event.cost_usd is not None and target.cost_left is None:
             received.refuse("over_correction", "the target has no price yet, so no cost can be taken from it")
             return target
-        cost = event.cost_usd if event.cost_usd is not None else _share(target, change["tokens_used"] or 0)
+        cost = event.cost_usd if event.cost_usd is not None else share_of(target, change["tokens_used"] or 0)
         if cost is not None and target.cost_left is not None and cost < -target.cost_left:
             received.refuse("over_correction", "cost_usd of the target would fall below zero")
             return target
@@ -102,8 +102,8 @@ def _left(target: Target, change: dict[str, int | None], name: str) -> int:
     return (target.tokens[name] or 0) + (change[name] or 0)
 
 
-def _share(target: Target, tokens: int) -> Decimal | None:
-    """The cost that goes with so many tokens of the target.
+def share_of(target: Target, tokens: int) -> Decimal | None:
+    """This function will return the cost that goes with so many tokens of the target.
 
     It is the difference of two roundings of the running total, not the rounding of a difference: so the last
     correction that takes the tokens to zero takes the cost to zero as well, to the last digit.

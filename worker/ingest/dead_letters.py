@@ -15,6 +15,7 @@ from worker.errors import PermanentError
 from worker.ingest import operations, queries, rules
 from worker.ingest.queries import DeadLetter
 from worker.ingest.rules import AgeLimits, Outcome, Received
+from worker.pricing.book import Prices
 
 AT_ONCE: Final = 500
 
@@ -99,6 +100,7 @@ def replay(
     *,
     selection: Selection,
     limits: AgeLimits,
+    prices: Prices,
     now: datetime,
     corrected: bytes | None = None,
     after: tuple[datetime, UUID] | None = None,
@@ -132,6 +134,7 @@ def replay(
             stream=stream,
             shard=shard,
             limits=limits,
+            prices=prices,
             now=now,
             corrected=corrected,
             counts=counts,
@@ -140,12 +143,16 @@ def replay(
     return Replayed(tried=len(letters), after=None if last is None else (last.received_at, last.id), **counts)
 
 
-def replay_waiting(session: Session, *, limits: AgeLimits, now: datetime, limit: int = AT_ONCE) -> Replayed:
+def replay_waiting(
+    session: Session, *, limits: AgeLimits, prices: Prices, now: datetime, limit: int = AT_ONCE
+) -> Replayed:
     """This function will replay the events whose user or target has come since they were put aside."""
     waiting = queries.waiting_letters(session, limit=limit)
     if not waiting:
         return Replayed()
-    return replay(session, selection=Selection(ids=waiting), limits=limits, now=now, limit=limit)
+    return replay(
+        session, selection=Selection(ids=waiting), limits=limits, prices=prices, now=now, limit=limit
+    )
 
 
 def _where(statement: str, conditions: Iterable[str]) -> TextClause:
@@ -176,6 +183,7 @@ def _replay_together(
     stream: str,
     shard: int,
     limits: AgeLimits,
+    prices: Prices,
     now: datetime,
     corrected: bytes | None,
     counts: dict[str, int],
@@ -196,7 +204,7 @@ def _replay_together(
         for letter in letters
     ]
     events = [event for _, some in read for event in some]
-    operations.settle(session, events, shard=shard, correction=correction)
+    operations.settle(session, events, shard=shard, correction=correction, prices=prices)
     frames = [
         event
         for letter, some in read

@@ -16,11 +16,12 @@ from sqlalchemy.orm import Session
 
 from worker import log
 from worker.entries import EntryId
-from worker.ingest import corrections, plain_rows, queries, rows, rules
+from worker.ingest import corrections, costs, plain_rows, queries, rows, rules
 from worker.ingest.effects import DrainLimits, LeaseLost, ShardPaused
 from worker.ingest.leases import Lease
 from worker.ingest.plain_rows import ConnectionLost, Staged
 from worker.ingest.rules import Batch, Counts, Outcome, Received
+from worker.pricing.book import Prices
 from worker.rollups import operations as rollups
 from worker.sqlstate import FailureKind, kind_of, sqlstate_of
 
@@ -82,6 +83,7 @@ def ingest_batch(
     stream: str,
     correction: bool,
     duration: timedelta,
+    prices: Prices,
     limits: DrainLimits = _LIMITS,
     staged: Staged | None = None,
 ) -> tuple[Lease, Counts]:
@@ -110,7 +112,7 @@ def ingest_batch(
         plain_rows.store(session, batch.plain, staged, shard=lease.shard)
     if batch.events:
         _leave_put_aside(session, batch.events, stream=stream, shard=lease.shard)
-        settle(session, batch.events, shard=lease.shard, correction=correction)
+        settle(session, batch.events, shard=lease.shard, correction=correction, prices=prices)
         put_aside(session, batch.events, stream=stream, shard=lease.shard)
     counts = rules.count(batch)
     row = session.execute(
@@ -154,8 +156,10 @@ def _leave_put_aside(session: Session, events: Sequence[Received], *, stream: st
             )
 
 
-def settle(session: Session, events: Sequence[Received], *, shard: int, correction: bool) -> None:
-    """This function will give each event that has none its outcome, and store the new ones."""
+def settle(
+    session: Session, events: Sequence[Received], *, shard: int, correction: bool, prices: Prices
+) -> None:
+    """This function will give each event that has none its outcome, and store and price the new ones."""
     if correction:
         first = rules.first_of_each(events)
         _inherit(session, first)
@@ -163,6 +167,7 @@ def settle(session: Session, events: Sequence[Received], *, shard: int, correcti
         clerk_ids = rules.unresolved(events)
         rules.resolve_users(events, queries.users_by_clerk_id(session, clerk_ids) if clerk_ids else {})
         first = rules.first_of_each(events)
+        costs.price(first, prices)
     _store([event for event in first if event.outcome is None], session=session, shard=shard)
     # A repeat was answered by the first of its id in the batch; where that one lost against a stored event,
     # what is stored answers.
@@ -211,20 +216,20 @@ def _inherit(session: Session, events: Sequence[Received]) -> None:
             targets[target_id] = corrections.correct(received, received.event, target)
 
 
-_BATCH: Final = "pg_temp.usage_ingest_batch_1"
+_BATCH: Final = "pg_temp.usage_ingest_batch_2"
 # One per connection: behind a pooler in transaction mode that is the server's, which keeps it as well. A
 # change of the columns changes the name, for an old table may live as long as its connection. One transaction
 # may use it more than once: halves of a batch, dead letters of several shards.
 _STAGE: Final = """
-    CREATE TEMP TABLE IF NOT EXISTS usage_ingest_batch_1 (
+    CREATE TEMP TABLE IF NOT EXISTS usage_ingest_batch_2 (
         n integer, id uuid, user_id uuid, feature text, provider text, model text, input_tokens bigint,
         output_tokens bigint, cache_read_tokens bigint, cache_write_tokens bigint, reasoning_tokens bigint,
-        tokens_used bigint, cost_usd numeric, cost_reported_usd numeric, cost_source text,
-        payload_hash bytea, price_version text, occurred_at timestamptz, received_at timestamptz,
-        duration_ms bigint, status text, corrects uuid, void boolean, hold_id text, producer_id text,
-        seq bigint, shard smallint, metadata jsonb
+        tokens_used bigint, cost_usd numeric, cost_reported_usd numeric, cost_computed_usd numeric,
+        cost_source text, payload_hash bytea, price_version text, occurred_at timestamptz,
+        received_at timestamptz, duration_ms bigint, status text, corrects uuid, void boolean, hold_id text,
+        producer_id text, seq bigint, shard smallint, metadata jsonb, units jsonb
     ) ON COMMIT DELETE ROWS;
-    TRUNCATE pg_temp.usage_ingest_batch_1
+    TRUNCATE pg_temp.usage_ingest_batch_2
 """
 _COPY: Final = f"COPY {_BATCH} ({', '.join(rows.COLUMNS)}) FROM STDIN"
 _STORED: Final = ", ".join(rows.COLUMNS[1:])

@@ -17,11 +17,15 @@ from producers import _fields as rules
 from producers._events import InvalidEvent
 from producers._json import NotJSON, read_elements, read_text, skip_blank
 from producers._stream import MAX_EVENT_BYTES, MAX_FRAME_BYTES, MAX_FRAME_EVENTS
+from worker.ingest import costs
 from worker.ingest import plain_checks as checks
 from worker.ingest.plain_batch import NO_DETAILS, Plain
 from worker.ingest.plain_checks import MOST_CACHED, NULL, Arrival, Fields, Party, Window
 from worker.ingest.plain_columns import columns_of
+from worker.ingest.plain_prices import Choice, HourPrices
 from worker.ingest.rules import AgeLimits
+from worker.pricing.book import Prices
+from worker.pricing.catalog import STANDARD
 
 # Behind the hour; what is finer than microseconds is cut by the contract.
 _CLOCK: Final = re.compile(r":[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?Z").fullmatch
@@ -32,13 +36,23 @@ _TOGETHER: Final = 64
 class Decoder:
     """Reads entries of the stream of events for one drain; it remembers texts that come again and again."""
 
-    __slots__ = ("_keys", "_parties", "_producers", "_window")
+    __slots__ = ("_choice", "_hour_prices", "_keys", "_parties", "_producers", "_window")
 
-    def __init__(self, limits: AgeLimits) -> None:
+    def __init__(self, limits: AgeLimits, prices: Prices) -> None:
         self._window = Window(limits)
+        self._choice = Choice(prices)
+        self._hour_prices: dict[tuple[str, str], HourPrices] = {}
         self._parties: dict[tuple[str, str, str | None, str | None], Party] = {}
         self._keys: set[str] = set()
         self._producers: set[str] = set()
+
+    def use_prices(self, prices: Prices) -> None:
+        """This function will price what comes from now on with these."""
+        if prices is not self._choice.prices:
+            self._choice = Choice(prices)
+            self._hour_prices.clear()
+            # They lead to the prices of before.
+            self._parties.clear()
 
     def take(self, data: bytes, received_at: datetime, into: Plain) -> list[int] | None:
         """This function will take the ordinary events of one `data` field in.
@@ -190,19 +204,26 @@ class Decoder:
                 left.append(place)
                 continue
             scaled: int | None = None
-            if cost is None:
-                priced, cost = "\\N\tunpriced", "None"
-            else:
+            if cost is not None:
                 known = checks.cost_of(cost)
                 if known is None:
                     left.append(place)
                     continue
                 cost, scaled = known
-                priced = f"{cost}\treported"
+            price = party.prices[hour]
+            if price is None:
+                left.append(place)
+                continue
+            computed = None
+            if price.price is not None and (inputs is not None or not used):
+                computed = price.price.scaled(
+                    inputs or 0, outputs or 0, cache_read or 0, cache_write or 0, reasoning or 0
+                )
+            chosen, scaled = self._choice.of(cost, scaled, computed, price.version)
             metadata = None
             if members is not None:
                 metadata = checks.metadata_text(members, self._keys)
-                if metadata is None:
+                if metadata is None or costs.service_tier(members) not in STANDARD:
                     left.append(place)
                     continue
 
@@ -212,7 +233,7 @@ class Decoder:
             is_first = add(
                 event_id,
                 payload_hash,
-                f"{event_id}\t{party.columns}\t{split}\t{used}\t{priced}\t\\\\x{payload_hash}\t"
+                f"{event_id}\t{party.columns}\t{split}\t{used}\t{chosen}\t\\\\x{payload_hash}\t"
                 f"{occurred_at}\t{received}\t{made_by}\n",
                 (party, hour, inputs or 0, outputs or 0, used, scaled),
             )
@@ -222,7 +243,9 @@ class Decoder:
 
     def _take_alike(self, events: list[Fields], arrivals: list[Arrival], into: Plain) -> bool:
         """Takes all of these in, or none where they are not alike."""
-        columns = columns_of(events, arrivals, parties=self._parties, hours=self._window.hours)
+        columns = columns_of(
+            events, arrivals, parties=self._parties, hours=self._window.hours, choice=self._choice
+        )
         if columns is None:
             return False
         made_by = [
@@ -288,7 +311,13 @@ class Decoder:
             return None
         if len(self._parties) >= MOST_CACHED:
             self._parties.clear()
-        party = Party(user, feature, provider or "", model or "")
+        named = (provider or "", model or "")
+        prices = self._hour_prices.get(named)
+        if prices is None:
+            if len(self._hour_prices) >= MOST_CACHED:
+                self._hour_prices.clear()
+            prices = self._hour_prices[named] = HourPrices(self._choice.prices.book, *named)
+        party = Party(user, feature, *named, prices=prices)
         self._parties[user_id, feature, provider, model] = party
         return party
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from uuid import UUID
 
 import msgspec
@@ -22,6 +22,9 @@ from producers._events import InvalidEvent
 from producers._metadata import EXTRA, MAX_BYTES, MAX_KEY_LENGTH, MAX_KEYS, REPAIRED, looks_secret
 from producers._stream import MAX_EVENT_BYTES, MAX_FRAME_BYTES, MAX_FRAME_EVENTS
 from worker.ingest.rules import AgeLimits
+
+if TYPE_CHECKING:
+    from worker.ingest.plain_prices import HourPrices
 
 # Entries in a cache before it is emptied: a few megabytes each.
 MOST_CACHED: Final = 16_384
@@ -143,9 +146,10 @@ _UNTELLING: Final = bytes(sorted(set(range(256)) - set(b'".eE')))
 class Party:
     """Who used what: the part of an event that comes again and again."""
 
-    __slots__ = ("columns", "hashed", "owner")
+    __slots__ = ("columns", "hashed", "owner", "prices")
 
-    def __init__(self, user: str, feature: str, provider: str, model: str) -> None:
+    def __init__(self, user: str, feature: str, provider: str, model: str, *, prices: HourPrices) -> None:
+        self.prices = prices
         self.columns = f"{user}\t{feature}\t{provider or NULL}\t{model or NULL}"
         # The same as a roll-up has it.
         self.owner = f"{user}\t{feature}\t{provider}\t{model}"

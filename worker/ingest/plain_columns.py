@@ -12,7 +12,8 @@ from hashlib import blake2b
 from operator import add
 from typing import Final, NamedTuple
 
-from worker.ingest.plain_checks import Arrival, Fields, Party
+from worker.ingest.plain_checks import Arrival, Fields, Party, cost_of
+from worker.ingest.plain_prices import Choice
 
 # Each time with a comma behind it; what is finer than microseconds is cut by the contract.
 _CLOCKS: Final = re.compile(r"(?:.{13}:[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?Z,)*").fullmatch
@@ -31,9 +32,9 @@ class Columns(NamedTuple):
     outputs: Sequence[int]
     used: Sequence[int]
     priced: Sequence[str]
-    """Cost and its source as columns."""
+    """Cost, its source, both costs and the price's version."""
     scaled: Sequence[int | None]
-    """The cost in 10^-12 US dollars; all or none of them are None."""
+    """The cost in 10^-12 US dollars."""
     hashes: Sequence[str]
     times: Sequence[str]
     hours: Sequence[str]
@@ -47,10 +48,12 @@ def columns_of(
     *,
     parties: Mapping[tuple[str, str, str | None, str | None], Party],
     hours: Mapping[str, str],
+    choice: Choice,
 ) -> Columns | None:
     """This function will return the columns of events with canonical ids, or None where they differ in kind.
 
-    `parties` and `hours` are what is known already; None also where something is new to them.
+    `parties` and `hours` are what is known already; None also where something is new to them, or where only
+    the contract's way can tell a price.
     """
     count = len(events)
     (
@@ -82,16 +85,19 @@ def columns_of(
         return None
     if not _CLOCKS(",".join(times) + ","):
         return None
+    asked = [one.prices[at] for one, at in zip(party, hour, strict=True)]
+    prices = [price for price in asked if price is not None]
+    if len(prices) != count:
+        return None
     spelled: Sequence[str | None] = costs
     scaled: Sequence[int | None] = costs
-    priced: Sequence[str] = ("\\N\tunpriced",) * count
     if costs.count(None) != count:
         known = _costs(costs)
         if known is None:
             return None
         spelled, scaled = known
-        priced = [f"{cost}\treported" for cost in spelled]
     used = list(map(add, inputs, outputs))
+    priced, scaled = choice.of_all(spelled, scaled, prices, inputs, outputs)
     hashed = [
         f"{p.hashed}{i}\0{o}\0None\0None\0None\0{u}\0{c}".encode()
         for p, i, o, u, c in zip(party, inputs, outputs, used, spelled, strict=True)
@@ -108,11 +114,22 @@ def _latest(arrival: Arrival) -> str:
     return arrival[2]
 
 
-def _costs(costs: Sequence[str | None]) -> tuple[list[str], list[int]] | None:
+def _costs(costs: Sequence[str | None]) -> tuple[Sequence[str], Sequence[int]] | None:
+    """As Decimal writes each at 12 places, and in 10^-12 US dollars; None where one is absent or refused."""
+    stated = [cost for cost in costs if cost is not None]
+    if len(stated) != len(costs):
+        return None
+    together = _usual_costs(stated)
+    if together is not None:
+        return together
+    alone = [known for cost in stated if (known := cost_of(cost)) is not None]
+    return ([text for text, _ in alone], [cost for _, cost in alone]) if len(alone) == len(costs) else None
+
+
+def _usual_costs(known: Sequence[str]) -> tuple[Sequence[str], Sequence[int]] | None:
     """Costs with one digit before the point, of a millionth at least: below, Decimal writes an exponent."""
-    known = [cost for cost in costs if cost is not None]
-    count = len(costs)
-    if len(known) != count or min(map(len, known)) <= len("0.") or max(map(len, known)) > _WIDTH:
+    count = len(known)
+    if min(map(len, known)) <= len("0.") or max(map(len, known)) > _WIDTH:
         return None
     spelled = [cost.ljust(_WIDTH, "0") for cost in known]
     joined = "".join(spelled)

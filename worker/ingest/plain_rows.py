@@ -51,6 +51,7 @@ _STAGE: Final = """
         id uuid, user_id uuid, feature varchar(128), provider varchar(128), model varchar(256),
         input_tokens bigint, output_tokens bigint, cache_read_tokens bigint, cache_write_tokens bigint,
         reasoning_tokens bigint, tokens_used bigint, cost_usd numeric(24, 12), cost_source varchar(16),
+        cost_reported_usd numeric(24, 12), cost_computed_usd numeric(24, 12), price_version text,
         payload_hash bytea, occurred_at timestamptz, received_at timestamptz, duration_ms bigint,
         status varchar(16), hold_id text, producer_id text, seq bigint, metadata jsonb
     ) ON COMMIT DELETE ROWS;
@@ -73,10 +74,10 @@ _KNOWN: Final = """
 # later sees every row with an earlier time. Never before the last cut of the books, should the clock go back.
 STORED_AT: Final = """greatest(statement_timestamp(),
            (SELECT audited_at + interval '1 microsecond' FROM ingest_positions WHERE shard = {shard}))"""
-# A price that was reported is the cost. The rows lie in the order of their ids, as every batch takes them.
+# The rows lie in the order of their ids, as every batch takes them.
 _INSERT: Final = """
-    INSERT INTO platform_usage_logs ({columns}, cost_reported_usd, shard, stored_at)
-    SELECT {columns}, cost_usd, {shard}, {stored_at}
+    INSERT INTO platform_usage_logs ({columns}, shard, stored_at)
+    SELECT {columns}, {shard}, {stored_at}
       FROM pg_temp.usage_ingest_plain_2
      WHERE {condition}
 """

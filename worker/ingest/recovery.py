@@ -24,6 +24,7 @@ from worker.ingest.effects import DrainLimits, LeaseLost
 from worker.ingest.leases import Lease
 from worker.ingest.retained import RetainedStreams
 from worker.ingest.rules import AgeLimits, Batch, Outcome
+from worker.pricing.book import Prices
 from worker.rollups import operations as rollups
 from worker.rollups import queries as rollup_queries
 from worker.rollups.rules import hour_of
@@ -89,6 +90,7 @@ class Recovery:
     streams: RetainedStreams
     open_session: OpenSession
     age_limits: AgeLimits
+    prices: Prices
     limits: DrainLimits
     holder: str
     now: Callable[[], datetime]
@@ -174,6 +176,7 @@ class Recovery:
                 stream=key,
                 correction=correction,
                 duration=LEASE,
+                prices=self.prices,
                 limits=self.limits,
             )
             if dry_run:

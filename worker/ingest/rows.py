@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Final
 
 from producers._events import UsageEvent
+from worker.ingest import rules
 from worker.ingest.rules import Received
 
 # In the order of the line; `n` is the event's place in its batch.
@@ -25,6 +26,7 @@ COLUMNS: Final = (
     "tokens_used",
     "cost_usd",
     "cost_reported_usd",
+    "cost_computed_usd",
     "cost_source",
     "payload_hash",
     "price_version",
@@ -39,6 +41,7 @@ COLUMNS: Final = (
     "seq",
     "shard",
     "metadata",
+    "units",
 )
 _NULL: Final = "\\N"
 _SPECIAL: Final = ("\\", "\t", "\n", "\r")
@@ -55,12 +58,14 @@ def line(n: int, received: Received, event: UsageEvent, *, shard: int) -> str:
         f"{_text(event.feature)}\t{_text(event.provider)}\t{_text(event.model)}\t"
         f"{_value(event.input_tokens)}\t{_value(event.output_tokens)}\t{_value(event.cache_read_tokens)}\t"
         f"{_value(event.cache_write_tokens)}\t{_value(event.reasoning_tokens)}\t{event.tokens_used}\t"
-        f"{_value(cost)}\t{_value(event.cost_usd)}\t{received.cost_source}\t"
+        f"{_value(cost)}\t{_value(event.cost_usd)}\t{_value(received.cost_computed_usd)}\t"
+        f"{received.cost_source}\t"
         f"\\\\x{received.payload_hash.hex()}\t{_text(received.price_version)}\t{event.occurred_at.isoformat()}\t"
         f"{received.received_at.isoformat()}\t{_value(event.duration_ms)}\t{_text(event.status)}\t"
         f"{_NULL if event.corrects is None else event.corrects.hex}\t{'t' if event.void else 'f'}\t"
         f"{_text(event.hold_id)}\t{_text(event.producer_id)}\t{_value(event.seq)}\t{shard}\t"
-        f"{_NULL if event.metadata is None else _text(_encode(event.metadata))}\n"
+        f"{_NULL if event.metadata is None else _text(_encode(event.metadata))}\t"
+        f"{_NULL if event.units is None else rules.units_text(event.units)}\n"
     )
 
 

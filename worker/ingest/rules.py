@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from producers import _events, _stream
+from producers import _events, _fields, _stream
 from producers._events import UsageEvent
 from worker.entries import EntryId, RawEntry
 
@@ -60,6 +60,7 @@ class Received:
     clerk_id: str | None = None
     payload_hash: bytes = b""
     cost_usd: Decimal | None = None
+    cost_computed_usd: Decimal | None = None
     cost_source: str = ""
     price_version: str | None = None
     outcome: Outcome | None = None
@@ -208,8 +209,6 @@ def read_data(
         )
         if problem is not None:
             received.refuse(problem, "occurred_at is too far from the time the entry was received")
-            continue
-        received.cost_usd, received.cost_source = choose_cost(event)
     return events
 
 
@@ -266,13 +265,6 @@ def resp(fields: Sequence[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def choose_cost(event: UsageEvent) -> tuple[Decimal | None, str]:
-    """This function will return (cost in US dollars, its source); an unknown cost is None, never 0."""
-    if event.cost_usd is None:
-        return None, "unpriced"
-    return event.cost_usd, "reported"
-
-
 def unresolved(events: Iterable[Received]) -> set[str]:
     """This function will return the clerk_ids that have to be looked up."""
     return {
@@ -295,9 +287,9 @@ def resolve_users(events: Iterable[Received], users: Mapping[str, UUID]) -> None
 def payload_hash(event: UsageEvent, user_id: UUID | None) -> bytes:
     """This function will return the 16 bytes that tell a retry from another event under the same id.
 
-    They cover who spent what on what: user, feature, provider, model, tokens, reported cost. A retry under an
-    idempotency key stamps `occurred_at` and metadata anew, so these are left out. A correction inherits user,
-    feature, provider and model, so its target stands for them.
+    They cover who spent what on what: user, feature, provider, model, tokens, reported cost, units. A retry
+    under an idempotency key stamps `occurred_at` and metadata anew, so these are left out. A correction
+    inherits user, feature, provider and model, so its target stands for them.
     """
     if event.corrects is not None:
         owner = f"{event.corrects.hex}|{event.void}"
@@ -309,7 +301,16 @@ def payload_hash(event: UsageEvent, user_id: UUID | None) -> bytes:
         f"{event.output_tokens}\0{event.cache_read_tokens}\0{event.cache_write_tokens}\0"
         f"{event.reasoning_tokens}\0{event.tokens_used}\0{event.cost_usd}"
     )
+    if event.units:
+        # Only where there are some: events without have the hash that they always had.
+        content += f"\0{units_text(event.units)}"
     return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def units_text(units: Mapping[str, Decimal]) -> str:
+    """This function will spell quantities as JSON, in the order of their names, each in its shortest form."""
+    members = (f'"{name}":{_fields.plain_text(quantity)}' for name, quantity in sorted(units.items()))
+    return f"{{{','.join(members)}}}"
 
 
 def first_of_each(events: Iterable[Received]) -> list[Received]:

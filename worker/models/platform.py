@@ -16,6 +16,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from worker.models.platform_base import PlatformBase
+from worker.models.platform_prices import ModelPrice, UsageRepricing, UsageRepricingEvent
+from worker.models.platform_producers import UsageNumberPosition, UsageProducer
 from worker.models.platform_records import AuditFinding, AuditRun, JobRun, UsageSeal
 from worker.models.types import (
     FALSE,
@@ -48,12 +50,17 @@ __all__ = [
     "AuditRun",
     "IngestPosition",
     "JobRun",
+    "ModelPrice",
     "PlatformBase",
     "PlatformUsageLog",
     "SubscriptionChange",
     "SubscriptionPlan",
     "UsageDeadLetter",
     "UsageHourly",
+    "UsageNumberPosition",
+    "UsageProducer",
+    "UsageRepricing",
+    "UsageRepricingEvent",
     "UsageSeal",
     "User",
     "UserSubscription",
@@ -198,7 +205,15 @@ class PlatformUsageLog(PlatformBase):
         one_of("cost_source", CostSource),
         one_of("status", EventStatus),
         json_object("metadata"),
+        json_object("units"),
         Index(None, "user_id", "occurred_at"),
+        # What waits for a price.
+        Index(
+            "ix_platform_usage_logs_unpriced",
+            "occurred_at",
+            "id",
+            postgresql_where=text("cost_usd IS NULL AND corrects IS NULL"),
+        ),
         Index(None, "corrects", postgresql_where=text("corrects IS NOT NULL")),
         # Where the rows of a window of the books lie, and those of a range of hours.
         Index(None, "stored_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
@@ -235,6 +250,8 @@ class PlatformUsageLog(PlatformBase):
     shard: Mapped[Small]
     # The class attribute `metadata` belongs to SQLAlchemy.
     event_metadata: Mapped[JsonObject | None] = mapped_column("metadata", JSONB(none_as_null=True))
+    # What was used that is not tokens: quantities by name.
+    units: Mapped[JsonObject | None] = mapped_column(JSONB(none_as_null=True))
 
 
 class UsageHourly(PlatformBase):

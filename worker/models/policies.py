@@ -140,6 +140,9 @@ _DEAD_LETTER_FACTS = (
 
 _AUDITED = ("audited_entry_id", "audited_correction_id", "audited_at")
 
+# What a repricing may change of a row of the log.
+_PRICED = ("cost_usd", "cost_computed_usd", "cost_source", "price_version")
+
 _PLATFORM = (
     TableSecurity("users", "id", (Grant(WORKER, WRITE), Grant(TENANTS, READ))),
     TableSecurity(
@@ -149,9 +152,16 @@ _PLATFORM = (
     ),
     TableSecurity("user_subscriptions", "user_id", (Grant(WORKER, WRITE), Grant(TENANTS, READ))),
     TableSecurity("subscription_changes", "user_id", (Grant(WORKER, APPEND),)),
-    # Money that was spent is never changed: a correction is a row of its own.
+    # What was used is never changed: a correction is a row of its own. What it cost may be found out later.
     TableSecurity(
-        "platform_usage_logs", "user_id", (Grant(WORKER, APPEND), Grant(AUDITOR, READ), Grant(TENANTS, READ))
+        "platform_usage_logs",
+        "user_id",
+        (
+            Grant(WORKER, APPEND),
+            Grant(WORKER, (Privilege.UPDATE,), _PRICED),
+            Grant(AUDITOR, READ),
+            Grant(TENANTS, READ),
+        ),
     ),
     # Derived, so it may be rebuilt: the one table of the platform that the worker may delete from freely.
     TableSecurity(
@@ -167,7 +177,12 @@ _PLATFORM = (
     TableSecurity(
         "usage_dead_letters", "user_id", (Grant(WORKER, WRITE), Grant(AUDITOR, READ, _DEAD_LETTER_FACTS))
     ),
+    TableSecurity("model_prices", None, (Grant(WORKER, APPEND), Grant(AUDITOR, READ))),
+    TableSecurity("usage_repricings", None, (Grant(WORKER, WRITE), Grant(AUDITOR, READ))),
+    TableSecurity("usage_repricing_events", None, (Grant(WORKER, APPEND), Grant(AUDITOR, READ))),
     TableSecurity("usage_seals", None, (Grant(WORKER, EVERYTHING), Grant(AUDITOR, EVERYTHING))),
+    TableSecurity("usage_producers", None, (Grant(WORKER, EVERYTHING), Grant(AUDITOR, EVERYTHING))),
+    TableSecurity("usage_number_positions", None, (Grant(WORKER, EVERYTHING), Grant(AUDITOR, EVERYTHING))),
     TableSecurity("audit_runs", None, (Grant(WORKER, WRITE), Grant(AUDITOR, WRITE))),
     TableSecurity("audit_findings", None, (Grant(WORKER, WRITE), Grant(AUDITOR, WRITE))),
     TableSecurity("job_runs", None, (Grant(WORKER, EVERYTHING), Grant(AUDITOR, READ))),

@@ -35,6 +35,13 @@ class CostSource(enum.StrEnum):
     UNPRICED = "unpriced"
 
 
+class PriceMatch(enum.StrEnum):
+    """How an override names its models: one by its whole name, or all that begin alike."""
+
+    EXACT = "exact"
+    PREFIX = "prefix"
+
+
 class EventStatus(enum.StrEnum):
     """How the metered call ended."""
 
@@ -62,3 +69,11 @@ class FindingState(enum.StrEnum):
 
     NEW = "new"
     STANDING = "standing"
+
+
+class NumbersSettled(enum.StrEnum):
+    """Why the numbers of a producer, up to one of them, are no longer told apart."""
+
+    BEFORE = "before"
+    CAPPED = "capped"
+    ACCEPTED = "accepted"

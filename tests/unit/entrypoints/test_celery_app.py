@@ -72,7 +72,7 @@ class TestCreateApp:
         for name in ours:
             queue = app.amqp.router.route({}, name)["queue"].name
             assert queue == name.partition(".")[0]
-        assert set(app.amqp.queues.consume_from) == {"ingest", "subscriptions", "audits"}
+        assert set(app.amqp.queues.consume_from) == {"ingest", "subscriptions", "audits", "pricing"}
 
     def test_leaves_two_children_for_the_other_rooms(self, app: Celery) -> None:
         assert app.conf.worker_concurrency == 4 + 2
@@ -132,4 +132,4 @@ class TestCommands:
             for verb, command in each:
                 if not any("--json" in parameter.opts for parameter in command.params):
                     silent.add(f"{name} {verb}".strip())
-        assert silent == {"db migrate", "db downgrade", "dev"}
+        assert silent == {"db migrate", "db downgrade", "dev", "outbox ddl"}

@@ -11,15 +11,17 @@ import pytest
 
 from producers import UsageEvent
 from producers._stream import encode, pack
+from tests.fuzz.differential import PRICES
 from worker.ingest import plain_checks as checks
 from worker.ingest.plain import Decoder
 from worker.ingest.plain_batch import Plain
+from worker.ingest.plain_checks import Fields
 from worker.ingest.plain_columns import Columns, columns_of
 from worker.ingest.rules import AgeLimits
 
 NOW = datetime(2026, 1, 31, 9, 40, 15, tzinfo=UTC)
 USER = UUID("7f1c3a52-0a5e-4c43-9d6c-3f6b7f1f0a11")
-DECODER = Decoder(AgeLimits(max_age=timedelta(days=35), max_future=timedelta(minutes=5)))
+DECODER = Decoder(AgeLimits(max_age=timedelta(days=35), max_future=timedelta(minutes=5)), PRICES)
 
 
 def usage(**changes: Any) -> UsageEvent:
@@ -40,6 +42,13 @@ def usage(**changes: Any) -> UsageEvent:
     return UsageEvent(**{**fields, **changes})
 
 
+def together(events: list[Fields]) -> Columns | None:
+    """This function will take events that all arrive now, by what the decoder knows."""
+    arrivals = [DECODER._window.arrival(NOW)] * len(events)
+    window, choice = DECODER._window, DECODER._choice
+    return columns_of(events, arrivals, parties=DECODER._parties, hours=window.hours, choice=choice)
+
+
 def columns(*events: UsageEvent) -> Columns | None:
     """This function will take events as a frame, by a decoder that has seen their users before."""
     data = [encode(event) for event in events]
@@ -49,7 +58,9 @@ def columns(*events: UsageEvent) -> Columns | None:
     read = checks.read(frame)
     assert read is not None
     arrivals = [DECODER._window.arrival(NOW)] * len(events)
-    return columns_of(read, arrivals, parties=DECODER._parties, hours=DECODER._window.hours)
+    return columns_of(
+        read, arrivals, parties=DECODER._parties, hours=DECODER._window.hours, choice=DECODER._choice
+    )
 
 
 def raw(*members: str) -> Columns | None:
@@ -65,7 +76,9 @@ def raw(*members: str) -> Columns | None:
     read = checks.read(b"[%b]" % frame)
     assert read is not None
     arrivals = [DECODER._window.arrival(NOW)] * len(members)
-    return columns_of(read, arrivals, parties=DECODER._parties, hours=DECODER._window.hours)
+    return columns_of(
+        read, arrivals, parties=DECODER._parties, hours=DECODER._window.hours, choice=DECODER._choice
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,6 +114,8 @@ def test_a_time_before_the_window_is_not_taken_because_its_hour_is_known() -> No
         {"producer_id": None, "seq": None},
         {"provider": None, "model": None},
         {"cost_usd": "9.999999999999"},
+        {"cost_usd": "10.5"},
+        {"cost_usd": "0.000000000001"},
         {"occurred_at": NOW - timedelta(days=34)},
     ],
 )
@@ -119,9 +134,6 @@ def test_events_of_our_emitters_are_taken_together(changes: dict[str, Any]) -> N
         {"hold_id": "h"},
         {"status": "ok"},
         {"cost_usd": None},
-        {"cost_usd": "10.5"},
-        {"cost_usd": "0.000000000001"},
-        {"cost_usd": "3"},
         {"occurred_at": NOW + timedelta(minutes=6)},
         {"occurred_at": NOW - timedelta(days=36)},
         {"input_tokens": None, "output_tokens": None, "tokens_used": 9},

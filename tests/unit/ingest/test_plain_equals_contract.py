@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.differential import LIMITS, NOW, compare, compare_together
+from tests.fuzz.differential import COMPUTED_FIRST, LIMITS, NOW, PRICES, compare, compare_together
 from worker.ingest.plain import Decoder
 
 # One for all examples: what an earlier one left in the caches must not change what a later one becomes.
-DECODER: Final = Decoder(LIMITS)
+DECODER: Final = Decoder(LIMITS, PRICES)
+COMPUTED: Final = Decoder(LIMITS, COMPUTED_FIRST)
 
 UUIDS = st.uuids().map(str) | st.sampled_from(
     [
@@ -274,7 +275,9 @@ def alike(draw: st.DrawFn) -> list[dict[str, object]]:
 @given(alike())
 def test_frames_of_like_events_are_stored_as_the_contract_would(found: list[dict[str, object]]) -> None:
     texts = [written(Pairs(members.items()), (",", ":"), ascii_only=False) for members in found]
-    compare(to_bytes(f"[{','.join(texts)}]"), decoder=DECODER)
+    frame = to_bytes(f"[{','.join(texts)}]")
+    compare(frame, decoder=DECODER)
+    compare(frame, decoder=COMPUTED, prices=COMPUTED_FIRST)
     compare_together([to_bytes(text) for text in texts], decoder=DECODER)
 
 

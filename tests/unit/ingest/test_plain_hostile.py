@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from producers._stream import MAX_FRAME_EVENTS
-from tests.fuzz.differential import LIMITS, NOW, compare
+from tests.fuzz.differential import LIMITS, NOW, PRICES, compare
 from tests.unit.producers.test_event_amounts import COSTS_REFUSED, INTEGERS_REFUSED
 from tests.unit.producers.test_event_identity import IDS_REFUSED, TEXTS_REFUSED
 from tests.unit.producers.test_event_time import TIMES_REFUSED
@@ -165,7 +165,7 @@ def test_the_size_of_a_frame(size: int) -> None:
     for blank in (b"", b" "):
         data = b"[" + (b"," + blank).join([dumped(GOOD)] * size) + b"]"
         plain = Plain()
-        taken = Decoder(LIMITS).take(data, NOW, plain)
+        taken = Decoder(LIMITS, PRICES).take(data, NOW, plain)
         assert (taken == [], plain.count) == ((True, size) if 0 < size <= MAX_FRAME_EVENTS else (False, 0))
         compare(data)
 

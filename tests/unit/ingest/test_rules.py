@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -204,13 +203,6 @@ class TestCount:
         batch = read(entry(wire()))
         with pytest.raises(UndecidedEvent):
             rules.count(batch)
-
-
-class TestChooseCost:
-    def test_takes_what_was_reported_or_says_that_nothing_is_known(self) -> None:
-        assert rules.choose_cost(parse(wire(cost_usd="0.25"))) == (Decimal("0.25"), "reported")
-        assert rules.choose_cost(parse(wire(cost_usd=0))) == (Decimal(0), "reported")
-        assert rules.choose_cost(parse(wire(cost_usd=None))) == (None, "unpriced")
 
 
 class TestReadLetter:

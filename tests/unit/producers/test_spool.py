@@ -124,7 +124,6 @@ class TestKeep:
 
 class TestStretches:
     def test_of_a_segment_that_nothing_was_synced_to_are_none(self, directory: Path) -> None:
-        """The replay may look at it between its creation and the first event's fsync."""
         directory.mkdir(parents=True, exist_ok=True)
         segment = segments.Segment.create(directory)
         assert list(segment.stretches(10, 1000)) == []

@@ -17,6 +17,7 @@ COMMANDS = {
     "emit": ("emit", "Send usage events to the stream, one or a file of them."),
     "ingest": ("ingest", "Pause and resume a shard, and trim the streams."),
     "outbox": ("outbox", "Send what an app has written into its outbox, and show what waits."),
+    "prices": ("prices", "Show and add prices, and set costs anew when a price came later."),
     "recover": ("recover", "Process retained entries again, after a loss in the database."),
     "spool": ("spool", "Show and send usage events that emitters have kept on the disk."),
     "status": ("status", "Show queue depth, lag, leases, counts, dead letters and jobs."),

@@ -115,7 +115,7 @@ def pool_command(database: str, fail_on: str, strict: bool, as_json: bool) -> in
 @click.option(
     "--accept",
     metavar="REASON",
-    help="Seal the windows although they differ, with this reason: nothing can be mended any more.",
+    help="Seal windows that differ and give up missing numbers, with this reason: they cannot be mended.",
 )
 @fail_on_option
 @strict_option

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import click
 
 from worker import db
-from worker.entrypoints import _exits, draining
+from worker.entrypoints import _exits, draining, pricing
 from worker.entrypoints._clock import utcnow
 from worker.entrypoints.cli import _output
 from worker.entrypoints.cli._options import MOMENT, settings
@@ -108,12 +108,14 @@ def replay(
         raise click.UsageError("--with goes with exactly one id")
     total = {"tried": 0, "accepted": 0, "duplicates": 0, "refused": 0}
     after: tuple[datetime, uuid.UUID] | None = None
+    prices = pricing.load(bound)
     while True:
         with db.platform_session() as session:
             step = letters.replay(
                 session,
                 selection=selection,
                 limits=draining.age_limits(bound),
+                prices=prices,
                 now=utcnow(),
                 corrected=data,
                 after=after,
