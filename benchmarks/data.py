@@ -20,16 +20,20 @@ from producers._emitter import Usage
 from producers._ids import new_event_id, utcnow
 from producers._stream import pack
 from worker.dev.traffic import CALLS
+from worker.pricing.book import PriceBook
+from worker.pricing.rules import TokenUse
 
 USERS: Final = 300
 FRAME: Final = 100
 SEED: Final = 7
+_BOOK: Final = PriceBook()
 _PLACES: Final = Decimal("0.000000000001")
 _WEIGHTS: Final = tuple(itertools.accumulate(call.weight for call in CALLS))
 _USER_WEIGHTS: Final = tuple(itertools.accumulate(1 / rank for rank in range(1, USERS + 1)))
 COLUMNS: Final = (
     "id, user_id, feature, provider, model, input_tokens, output_tokens, cache_read_tokens, "
     "cache_write_tokens, reasoning_tokens, tokens_used, cost_usd, cost_reported_usd, cost_source, "
+    "cost_computed_usd, "
     "payload_hash, price_version, occurred_at, received_at, duration_ms, status, corrects, void, hold_id, "
     "producer_id, seq, shard, metadata"
 )
@@ -79,11 +83,16 @@ class Event:
         """This function will return the finished row as a line of COPY text; nothing is checked."""
         digest = hashlib.sha256(self.event_id.bytes).hexdigest()[:32]
         at = self.occurred_at.isoformat()
+        price = _BOOK.price_at(self.provider, self.model, self.occurred_at)
+        computed, version = "\\N", "\\N"
+        if price is not None:
+            computed = str(price.cost(TokenUse(self.input_tokens, self.output_tokens)))
+            version = price.version
         return (
             f"{self.event_id}\t{self.user_id}\t{self.feature}\t{self.provider}\t{self.model}\t"
             f"{self.input_tokens}\t{self.output_tokens}\t\\N\t\\N\t\\N\t"
             f"{self.input_tokens + self.output_tokens}\t{self.cost_usd}\t{self.cost_usd}\treported\t"
-            f"\\\\x{digest}\t\\N\t{at}\t{at}\t{self.duration_ms}\tok\t\\N\tf\t\\N\t\\N\t\\N\t0\t\\N\n"
+            f"{computed}\t\\\\x{digest}\t{version}\t{at}\t{at}\t{self.duration_ms}\tok\t\\N\tf\t\\N\t\\N\t\\N\t0\t\\N\n"
         )
 
 

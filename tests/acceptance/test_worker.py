@@ -93,9 +93,8 @@ class TestRow:
         names = platform.execute(
             "SELECT application_name AS name FROM pg_stat_activity WHERE datname = current_database()"
         ).fetchall()
-        assert any(
-            name["name"].startswith("usage-worker:worker.audits-ingest-pricing-subscriptions:") for name in names
-        ), names
+        ours = "usage-worker:worker.audits-ingest-pricing-subscriptions:"
+        assert any(name["name"].startswith(ours) for name in names), names
         assert time.monotonic() - added_at < 2
         assert (str(row["user_id"]), row["tokens_used"], str(row["cost_usd"])) == (
             USER,

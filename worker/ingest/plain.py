@@ -148,9 +148,9 @@ class Decoder:
                 cache_read,
                 cache_write,
                 reasoning,
-                _,
-                _,
-                _,
+                duration,
+                status,
+                hold,
                 producer,
                 number,
                 stated,
@@ -189,7 +189,7 @@ class Decoder:
             else:
                 left.append(place)
                 continue
-            details: tuple[object, ...] | None = event[8:14]
+            details: tuple[object, ...] | None = (cache_read, cache_write, reasoning, hold)
             parts = "None\0None\0None"
             if details == NO_DETAILS:
                 details = None
@@ -200,6 +200,7 @@ class Decoder:
                 parts = f"{cache_read}\0{cache_write}\0{reasoning}"
 
             made_by = self._made_by(producer, number)
+            lasted = NULL if duration is None else duration
             if made_by is None:
                 left.append(place)
                 continue
@@ -234,7 +235,7 @@ class Decoder:
                 event_id,
                 payload_hash,
                 f"{event_id}\t{party.columns}\t{split}\t{used}\t{chosen}\t\\\\x{payload_hash}\t"
-                f"{occurred_at}\t{received}\t{made_by}\n",
+                f"{occurred_at}\t{received}\t{lasted}\t{status or NULL}\t{made_by}\n",
                 (party, hour, inputs or 0, outputs or 0, used, scaled),
             )
             if is_first and (details or metadata):
@@ -254,10 +255,14 @@ class Decoder:
         ]
         if None in made_by:
             return False
+        rest = [
+            f"{NULL if duration is None else duration}\t{status or NULL}\t{by}"
+            for duration, status, by in zip(columns.durations, columns.statuses, made_by, strict=True)
+        ]
         lines = [
-            f"{event_id}\t{party.columns}\t{inputs}\t{outputs}\t{used}\t{priced}\t\\\\x{payload_hash}\t"
-            f"{occurred_at}\t{arrival[0]}\t{by}\n"
-            for event_id, party, inputs, outputs, used, priced, payload_hash, occurred_at, arrival, by in zip(
+            f"{event_id}\t{party.columns}\t{inputs}\t{outputs}\t{used}\t{priced}\t\\\\x{hashed}\t"
+            f"{occurred_at}\t{arrival[0]}\t{end}\n"
+            for event_id, party, inputs, outputs, used, priced, hashed, occurred_at, arrival, end in zip(
                 columns.ids,
                 columns.parties,
                 columns.inputs,
@@ -267,7 +272,7 @@ class Decoder:
                 columns.hashes,
                 columns.times,
                 arrivals,
-                made_by,
+                rest,
                 strict=True,
             )
         ]

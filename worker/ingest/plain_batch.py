@@ -24,6 +24,8 @@ _BASE: Final = (
     "payload_hash",
     "occurred_at",
     "received_at",
+    "duration_ms",
+    "status",
     "producer_id",
     "seq",
 )
@@ -31,8 +33,6 @@ _DETAILS: Final = (
     "cache_read_tokens",
     "cache_write_tokens",
     "reasoning_tokens",
-    "duration_ms",
-    "status",
     "hold_id",
 )
 _METADATA: Final = ("metadata",)

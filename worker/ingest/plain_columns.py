@@ -38,6 +38,8 @@ class Columns(NamedTuple):
     hashes: Sequence[str]
     times: Sequence[str]
     hours: Sequence[str]
+    durations: Sequence[int | None]
+    statuses: Sequence[str | None]
     producers: Sequence[str | None]
     numbers: Sequence[int | None]
 
@@ -65,7 +67,12 @@ def columns_of(
         models,
         inputs,
         outputs,
-        *uncommon,
+        cache_read,
+        cache_write,
+        reasoning,
+        durations,
+        statuses,
+        holds,
         producers,
         numbers,
         stated,
@@ -73,7 +80,7 @@ def columns_of(
         times,
         metadata,
     ) = zip(*events, strict=True)
-    uncommon += stated, metadata
+    uncommon = (cache_read, cache_write, reasoning, holds, stated, metadata)
     if any(column.count(None) != count for column in uncommon) or None in inputs or None in outputs:
         return None
     try:
@@ -103,7 +110,22 @@ def columns_of(
         for p, i, o, u, c in zip(party, inputs, outputs, used, spelled, strict=True)
     ]
     hashes = [blake2b(text, digest_size=16).hexdigest() for text in hashed]
-    return Columns(ids, party, inputs, outputs, used, priced, scaled, hashes, times, hour, producers, numbers)
+    return Columns(
+        ids=ids,
+        parties=party,
+        inputs=inputs,
+        outputs=outputs,
+        used=used,
+        priced=priced,
+        scaled=scaled,
+        hashes=hashes,
+        times=times,
+        hours=hour,
+        durations=durations,
+        statuses=statuses,
+        producers=producers,
+        numbers=numbers,
+    )
 
 
 def _earliest(arrival: Arrival) -> str:

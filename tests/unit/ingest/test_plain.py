@@ -235,22 +235,21 @@ class TestTheWindow:
 class TestABatch:
     def test_has_only_the_columns_that_it_needs(self) -> None:
         assert set(COLUMNS) - set(taken(encode(usage())).columns) == {
-            *("cache_read_tokens", "cache_write_tokens", "reasoning_tokens", "duration_ms", "status"),
-            *("hold_id", "metadata"),
+            *("cache_read_tokens", "cache_write_tokens", "reasoning_tokens", "hold_id", "metadata"),
         }
         mixed = taken(
             encode(usage(1)),
-            encode(usage(2, status="ok")),
+            encode(usage(2, hold_id="h")),
             encode(usage(3, metadata={"a": 1})),
             encode(usage(4, seq=7, metadata={"b": 2})),
         )
         base = taken(encode(usage())).columns
-        assert mixed.columns == (*base, "status", "metadata")
+        assert mixed.columns == (*base, "hold_id", "metadata")
         rows = [line.split("\t") for line in mixed.text().splitlines()]
-        at = [mixed.columns.index(name) for name in ("status", "seq", "metadata")]
+        at = [mixed.columns.index(name) for name in ("hold_id", "seq", "metadata")]
         assert [[row[column] for column in at] for row in rows] == [
             ["\\N", "\\N", "\\N"],
-            ["ok", "\\N", "\\N"],
+            ["h", "\\N", "\\N"],
             ["\\N", "\\N", '{"a":1}'],
             ["\\N", "7", '{"b":2}'],
         ]

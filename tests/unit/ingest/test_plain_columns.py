@@ -111,6 +111,7 @@ def test_a_time_before_the_window_is_not_taken_because_its_hour_is_known() -> No
     [
         {},
         {"cost_usd": None},
+        {"status": "ok", "duration_ms": 1200},
         {"producer_id": None, "seq": None},
         {"provider": None, "model": None},
         {"cost_usd": "9.999999999999"},
@@ -132,7 +133,6 @@ def test_events_of_our_emitters_are_taken_together(changes: dict[str, Any]) -> N
         {"reasoning_tokens": 0},
         {"metadata": {"a": 1}},
         {"hold_id": "h"},
-        {"status": "ok"},
         {"cost_usd": None},
         {"occurred_at": NOW + timedelta(minutes=6)},
         {"occurred_at": NOW - timedelta(days=36)},

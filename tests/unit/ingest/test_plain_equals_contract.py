@@ -256,6 +256,9 @@ def alike(draw: st.DrawFn) -> list[dict[str, object]]:
     """Events as one emitter writes them, one member of which may be odd in one of them."""
     kinds = dict(SHARED)
     if draw(st.booleans()):
+        kinds["duration_ms"] = st.integers(0, 10**12)
+        kinds["status"] = st.sampled_from(["ok", "error"])
+    if draw(st.booleans()):
         kinds["producer_id"] = st.sampled_from(["k3jx9q2mz7ab", "k3jx9q2mz7ac"])
         kinds["seq"] = st.integers(1, 2**63 - 1)
     if draw(st.booleans()):
