@@ -16,6 +16,7 @@ Quantity = int | Decimal
 
 # The parts of tokens that may have a price of their own, by the name that OpenAI's details have for them.
 _MODALITIES: Final = ("audio", "image", "video")
+_MOST_DIGITS: Final = 40
 _GEMINI_MODALITIES: Final = {"AUDIO": "audio", "IMAGE": "image", "DOCUMENT": "image", "VIDEO": "video"}
 
 
@@ -309,6 +310,9 @@ def amount(whole: object, name: str) -> Quantity | None:
     exact = found if isinstance(found, int) else Decimal(repr(found) if isinstance(found, float) else found)
     if isinstance(exact, Decimal) and not exact.is_finite():
         raise ImpossibleUsage(f"{name} is not finite")
+    if isinstance(exact, Decimal) and abs(exact.adjusted()) > _MOST_DIGITS:
+        # Written out, 1e999999999 would fill the memory.
+        raise ImpossibleUsage(f"{name} is out of any range: {exact}")
     if exact < 0:
         raise ImpossibleUsage(f"{name} is below zero: {exact}")
     return exact

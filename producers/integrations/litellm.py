@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from producers._face import UsageEmitter
+from producers.integrations import _counts
 from producers.integrations._context import current_usage
-from producers.integrations._reporting import OnError, Reporter, counts, provider_id
+from producers.integrations._reporting import OnError, Reporter, provider_id
 
 __all__ = ["usage_logger"]
 
@@ -96,20 +97,13 @@ class _UsageLogger:
 
 
 def _event_of(call: Mapping[str, Any], response: object, usage: object) -> dict[str, Any] | None:
-    inputs = _part(usage, "prompt_tokens_details") or _part(usage, "input_tokens_details")
-    outputs = _part(usage, "completion_tokens_details") or _part(usage, "output_tokens_details")
-    tokens = counts(
-        input_tokens=_first(usage, "prompt_tokens", "input_tokens"),
-        output_tokens=_first(usage, "completion_tokens", "output_tokens"),
-        cache_read_tokens=_first(inputs, "cached_tokens"),
-        cache_write_tokens=_first(inputs, "cache_creation_tokens", "cache_write_tokens"),
-        reasoning_tokens=_first(outputs, "reasoning_tokens"),
-    )
-    if tokens is None:
+    # Answers speak of prompts and completions, whoever the provider is; those of the responses API do not.
+    found = _counts.chat(usage) or _counts.responses(usage)
+    if found is None:
         return None
     cost = call.get("response_cost")
     event: dict[str, Any] = {
-        **tokens,
+        **found.usage(),
         "provider": provider_id(call.get("custom_llm_provider")),
         "model": _model(call, response),
         "idempotency_key": _part(response, "id") or f"litellm:{call['litellm_call_id']}",
@@ -125,11 +119,6 @@ def _model(call: Mapping[str, Any], response: object) -> str | None:
     name = _part(response, "model") or call.get("model")
     prefix = f"{call.get('custom_llm_provider')}/"
     return name.removeprefix(prefix) if isinstance(name, str) else None
-
-
-def _first(whole: object, *names: str) -> int | None:
-    found = (_part(whole, name) for name in names)
-    return next((count for count in found if count is not None), None)
 
 
 def _part(whole: object, name: str) -> Any:

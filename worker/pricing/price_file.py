@@ -18,6 +18,7 @@ KINDS: Final[Mapping[str, str]] = {
     name.removesuffix("_per_mtok"): kind for name, kind in TOKEN_COLUMNS.items()
 }
 """What a file calls the price of a kind of token."""
+UNKNOWN_USE: Final = "responses_without_usage"
 _UNIT: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _Dollars = Annotated[Decimal, Field(ge=0, le=10**6, decimal_places=12, allow_inf_nan=False)]
 
@@ -69,6 +70,8 @@ class PriceEntry(_Part):
         wrong = [name for name in self.units if not _UNIT.fullmatch(name)]
         if wrong:
             raise ValueError("a unit's name is like images or audio_seconds")
+        if UNKNOWN_USE in self.units:
+            raise ValueError(f"{UNKNOWN_USE} stands for usage that nobody knows: it has no price")
         prices = {**self.tokens(), **self.units}
         if self.withdrawn == bool(prices):
             raise ValueError("state at least one price, or withdrawn: true and none")

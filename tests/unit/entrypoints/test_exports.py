@@ -89,11 +89,6 @@ def anthropic_page(*results: Mapping[str, Any], day: int = 19) -> dict[str, Any]
     return {"data": [{**bucket, "results": list(results)}], "has_more": False, "next_page": None}
 
 
-def openai_line(body: Mapping[str, Any] | None, *, custom_id: str = "job-1") -> dict[str, Any]:
-    response = None if body is None else {"status_code": 200, "request_id": "r", "body": body}
-    return {"id": "batch_req_1", "custom_id": custom_id, "response": response, "error": None}
-
-
 def read(kind: str, *documents: Any, indent: int | None = None, **owner: Any) -> list[Line]:
     """What comes out of these documents, one per line unless they are indented."""
     text = "\n".join(json.dumps(document, indent=indent) for document in documents)
@@ -148,9 +143,10 @@ class TestOpenAI:
         ("kind", "amounts", "units"),
         [
             ("images", {"images": 3, "num_model_requests": 1, "size": "1024x1024"}, {"images": 3}),
-            ("audio_speeches", {"characters": 450, "num_model_requests": 1}, {"characters": 450}),
+            ("audio_speeches", {"characters": 450, "num_model_requests": 1}, {"input_characters": 450}),
             ("audio_transcriptions", {"seconds": 20, "num_model_requests": 1}, {"audio_seconds": 20}),
             ("code_interpreter_sessions", {"num_sessions": 2}, {"sessions": 2}),
+            ("file_searches", {"num_requests": 6}, {"storage_searches": 6}),
             ("web_searches", {"num_requests": 4, "num_model_requests": 1}, {"web_searches": 4}),
         ],
     )
@@ -184,42 +180,6 @@ class TestOpenAI:
             (None, "empty"),
         ]
 
-    def test_a_batch_line_has_the_id_of_its_response(self) -> None:
-        """So that a response that was also tracked in the app counts once."""
-        body = {
-            "id": "chatcmpl-123",
-            "object": "chat.completion",
-            "created": START,
-            "model": "gpt-4o-mini",
-            "usage": {
-                "prompt_tokens": 22,
-                "completion_tokens": 20,
-                "total_tokens": 42,
-                "prompt_tokens_details": {"cached_tokens": 10},
-                "completion_tokens_details": {"reasoning_tokens": 3},
-            },
-        }
-        event = one("openai", openai_line(body))
-        assert event.event_id == keyed_event_id(USER, "chatcmpl-123")
-        assert (event.input_tokens, event.output_tokens) == (22, 20)
-        assert (event.cache_read_tokens, event.reasoning_tokens) == (10, 3)
-        assert event.occurred_at.timestamp() == START
-
-    def test_batch_lines_of_responses_and_embeddings(self) -> None:
-        usage = {"input_tokens": 36, "input_tokens_details": {"cached_tokens": 4}, "output_tokens": 87}
-        response = {"id": "resp_1", "created_at": START, "model": "gpt-4.1", "usage": usage}
-        vectors = {"model": "text-embedding-3-small", "usage": {"prompt_tokens": 8, "total_tokens": 8}}
-        first, second = read("openai", openai_line(response), openai_line(vectors))
-        assert first.event is not None
-        assert second.event is not None
-        assert (first.event.input_tokens, first.event.cache_read_tokens) == (36, 4)
-        assert (second.event.input_tokens, second.event.output_tokens) == (8, 0)
-        assert second.event.event_id == keyed_event_id(USER, "batch_req_1")
-
-    def test_a_request_that_failed_used_nothing(self) -> None:
-        failed = openai_line({"error": {"message": "no"}})
-        assert [line.skipped for line in read("openai", failed, openai_line(None))] == ["no_usage"] * 2
-
 
 class TestAnthropic:
     def test_counts_are_added_up(self) -> None:
@@ -227,6 +187,14 @@ class TestAnthropic:
         assert event.input_tokens == 1500 + 1000 + 500 + 200
         assert (event.cache_read_tokens, event.cache_write_tokens) == (200, 1500)
         assert (event.output_tokens, event.provider) == (500, "anthropic")
+        assert event.units == {"cache_write_1h_tokens": Decimal(1000)}
+        assert event.metadata is not None
+        assert "cache_write_1h" not in event.metadata["export"]
+
+    def test_pages_that_were_fetched_are_free_and_no_unit(self) -> None:
+        tools = {"web_search_requests": 10, "web_fetch_requests": 3}
+        event = one("anthropic", anthropic_page({**ANTHROPIC, "server_tool_use": tools}))
+        assert event.units == {"web_searches": Decimal(10), "cache_write_1h_tokens": Decimal(1000)}
 
     def test_dimensions_make_the_id(self) -> None:
         event = one("anthropic", anthropic_page(ANTHROPIC))
@@ -249,23 +217,6 @@ class TestAnthropic:
         assert [line.skipped for line in read("anthropic", anthropic_page(ANTHROPIC, day=21))] == [
             "open_bucket"
         ]
-
-    def test_batch_results(self) -> None:
-        usage = {
-            "input_tokens": 11,
-            "cache_creation_input_tokens": 5,
-            "cache_read_input_tokens": 4,
-            "output_tokens": 36,
-        }
-        message = {"id": "msg_1", "model": "claude-sonnet-4-20250514", "usage": usage}
-        good = {"custom_id": "a", "result": {"type": "succeeded", "message": message}}
-        bad = [{"custom_id": "b", "result": {"type": kind}} for kind in ("errored", "canceled", "expired")]
-        first, *others = read("anthropic", good, *bad, occurred_at="2026-11-20T00:00:00Z")
-        assert first.event is not None
-        assert (first.event.input_tokens, first.event.output_tokens) == (20, 36)
-        assert first.event.event_id == keyed_event_id(USER, "msg_1")
-        assert first.event.occurred_at.day == 20
-        assert [line.skipped for line in others] == ["no_usage"] * 3
 
 
 class TestLiteLLM:

@@ -6,6 +6,7 @@ import re
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
 import yaml
 
 from worker.pricing import catalog, price_file
@@ -32,4 +33,10 @@ def test_the_units_it_names_are_the_catalogs() -> None:
     section = TEXT.split("\n## Units\n")[1].split("\nCalls that")[0]
     named = set(re.findall(r"`([a-z][a-z0-9_]+)`", section)) - {"units", "cache_write_tokens"}
     assert named
-    assert named <= set(catalog.ancestors())
+    assert named - {price_file.UNKNOWN_USE} <= set(catalog.ancestors())
+
+
+def test_usage_that_nobody_knows_gets_no_price() -> None:
+    entry = {"provider": "openai", "model": "gpt-5", "from": "2026-01-01T00:00:00Z"}
+    with pytest.raises(price_file.InvalidPrices, match=price_file.UNKNOWN_USE):
+        price_file.read({"prices": [{**entry, "units": {price_file.UNKNOWN_USE: "0.01"}}]})

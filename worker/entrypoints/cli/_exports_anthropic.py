@@ -12,6 +12,7 @@ from typing import Any, Final
 from worker.entrypoints.cli._exports_records import (
     Record,
     Unreadable,
+    batch_fields,
     bucket_key,
     bucket_metadata,
     count,
@@ -33,6 +34,8 @@ _DIMENSIONS: Final = (
     "service_account_id",
 )
 _KIND: Final = "anthropic.messages"
+# Fetching a page costs its tokens alone. As a unit, which has no price, it would make the event unpriced.
+_FREE: Final = frozenset(("web_fetch_requests",))
 
 
 def records(document: Any, now: datetime) -> Iterator[Record]:
@@ -95,7 +98,7 @@ def _result(result: Mapping[str, Any], start: datetime, end: datetime, place: st
         "cache_read_tokens": read,
         "cache_write_tokens": written,
     }
-    units = _units(members(result, "server_tool_use"))
+    units = _units(members(result, "server_tool_use"), creation)
     if units:
         fields["units"] = units
     elif not fields["input_tokens"] and not fields["output_tokens"]:
@@ -106,7 +109,6 @@ def _result(result: Mapping[str, Any], start: datetime, end: datetime, place: st
         end,
         workspace=result.get("workspace_id"),
         service_tier=result.get("service_tier"),
-        cache_write_1h=count(creation, "ephemeral_1h_input_tokens") or None,
     )
     return Record(
         key=bucket_key(_KIND, start, end, (result.get(name) for name in _DIMENSIONS)),
@@ -123,37 +125,23 @@ def _batch_result(line: Mapping[str, Any]) -> Record:
     if not isinstance(message, Mapping) or not isinstance(message.get("usage"), Mapping):
         # errored, canceled, expired: not charged
         return Record(skipped="no_usage")
-    if not isinstance(message.get("id"), str) or not message["id"]:
-        return Record(place=place, problem="the message has no id")
-    usage = message["usage"]
     try:
-        read = count(usage, "cache_read_input_tokens")
-        written = count(usage, "cache_creation_input_tokens")
-        fields: dict[str, object] = {
-            "provider": "anthropic",
-            "model": message.get("model"),
-            "input_tokens": count(usage, "input_tokens") + read + written,
-            "output_tokens": count(usage, "output_tokens"),
-            "cache_read_tokens": read,
-            "cache_write_tokens": written,
-            "status": "ok",
-            "metadata": {"export": {"kind": "anthropic.batch", "custom_id": line["custom_id"]}},
-        }
-        units = _units(members(usage, "server_tool_use"))
+        key, fields = batch_fields(line, provider="anthropic", kind="anthropic.batch")
     except Unreadable as error:
         return Record(place=place, problem=error.detail)
-    if units:
-        fields["units"] = units
-    return Record(key=message["id"], fields=fields, users=(line["custom_id"],), place=place)
+    if key is None:
+        return Record(place=place, problem="the message has no id")
+    return Record(key=key, fields=fields, users=(line["custom_id"],), place=place)
 
 
-def _units(tools: Mapping[str, Any]) -> dict[str, int]:
-    """Requests of the server's own tools: `web_search_requests` is the unit `web_searches`."""
+def _units(tools: Mapping[str, Any], creation: Mapping[str, Any]) -> dict[str, int]:
+    """Requests of the server's tools (`web_search_requests` is the unit `web_searches`), and long caching."""
     found = {
         name.removesuffix("_requests").removesuffix("_search") + "_searches"
         if name.endswith("_search_requests")
         else name: count(tools, name)
         for name in tools
-        if name.endswith("_requests")
+        if name.endswith("_requests") and name not in _FREE
     }
+    found["cache_write_1h_tokens"] = count(creation, "ephemeral_1h_input_tokens")
     return {name: number for name, number in found.items() if number}

@@ -9,6 +9,7 @@ from typing import Any, Final
 from worker.entrypoints.cli._exports_records import (
     Record,
     Unreadable,
+    batch_fields,
     bucket_key,
     bucket_metadata,
     count,
@@ -31,13 +32,13 @@ _DIMENSIONS: Final = (
     "vector_store_id",
 )
 _TOKENS: Final = ("completions", "embeddings", "moderations")
-# What is counted otherwise than in tokens: the field of the export, and the unit on the wire.
+# What is counted otherwise than in tokens: the field of the export, and the unit, by the name in prices.
 _UNITS: Final[Mapping[str, tuple[str, str]]] = {
     "images": ("images", "images"),
-    "audio_speeches": ("characters", "characters"),
+    "audio_speeches": ("characters", "input_characters"),
     "audio_transcriptions": ("seconds", "audio_seconds"),
     "code_interpreter_sessions": ("num_sessions", "sessions"),
-    "file_searches": ("num_requests", "file_searches"),
+    "file_searches": ("num_requests", "storage_searches"),
     "web_searches": ("num_requests", "web_searches"),
 }
 
@@ -128,43 +129,17 @@ def _result(result: Mapping[str, Any], start: datetime, end: datetime, place: st
 def _batch_line(line: Mapping[str, Any]) -> Record:
     place = f"custom_id {str(line['custom_id'])[:80]}"
     body = members(members(line, "response"), "body")
-    usage = body.get("usage")
-    if not isinstance(usage, Mapping):
+    if not isinstance(body.get("usage"), Mapping):
         # A request that failed used nothing, and says so by having no usage.
         return Record(skipped="no_usage")
-    response_id = body.get("id") or line.get("id")
-    if not isinstance(response_id, str) or not response_id:
-        return Record(place=place, problem="the response has no id")
     try:
-        fields = _response_fields(usage)
+        key, fields = batch_fields(line, provider="openai", kind="openai.batch")
         created = body.get("created", body.get("created_at"))
         if created is not None:
             fields["occurred_at"] = moment(created, "created")
+        users = (line["custom_id"], members(body, "metadata").get("user_id"))
     except Unreadable as error:
         return Record(place=place, problem=error.detail)
-    fields |= {
-        "provider": "openai",
-        "model": body.get("model"),
-        "status": "ok",
-        "metadata": {"export": {"kind": "openai.batch", "custom_id": line["custom_id"]}},
-    }
-    return Record(
-        key=response_id, fields=fields, users=(line["custom_id"], members(body, "metadata").get("user_id")),
-        place=place,
-    )  # fmt: skip
-
-
-def _response_fields(usage: Mapping[str, Any]) -> dict[str, object]:
-    """Chat completions and embeddings say prompt and completion, responses say input and output."""
-    before, after = ("input", "output") if "input_tokens" in usage else ("prompt", "completion")
-    fields: dict[str, object] = {
-        "input_tokens": count(usage, f"{before}_tokens"),
-        "output_tokens": count(usage, f"{after}_tokens"),
-    }
-    details = members(usage, f"{before}_tokens_details")
-    if details.get("cached_tokens") is not None:
-        fields["cache_read_tokens"] = count(details, "cached_tokens")
-    details = members(usage, f"{after}_tokens_details")
-    if details.get("reasoning_tokens") is not None:
-        fields["reasoning_tokens"] = count(details, "reasoning_tokens")
-    return fields
+    if key is None:
+        return Record(place=place, problem="the response has no id")
+    return Record(key=key, fields=fields, users=users, place=place)

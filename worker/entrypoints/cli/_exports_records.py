@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
+from producers.integrations import AmbiguousUsage, ImpossibleUsage, usage_of
+
 # Providers go on adding to a bucket for a while after its end.
 SETTLED_AFTER: Final = timedelta(hours=1)
 
@@ -59,6 +61,26 @@ def members(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise Unreadable("unreadable_record", f"{name} is no object")
     return value
+
+
+def batch_fields(
+    line: Mapping[str, Any], *, provider: str, kind: str
+) -> tuple[str | None, dict[str, object]]:
+    """This function will return the id of a batch line's response, None without one, and its event's fields.
+
+    They are read as the app itself reads a response, so that both count the same. Raises Unreadable for
+    counts that are none or contradict each other.
+    """
+    try:
+        usage = usage_of(line, provider=provider)
+    except (AmbiguousUsage, ImpossibleUsage) as error:
+        raise Unreadable("unreadable_record", str(error)) from error
+    if usage is None:
+        raise Unreadable("unreadable_record", "its usage has no counts")
+    key = usage.pop("idempotency_key", None)
+    export = {"kind": kind, "custom_id": line["custom_id"]}
+    usage["metadata"] = {**usage.get("metadata", {}), "export": export}
+    return key if isinstance(key, str) and key else None, usage
 
 
 def moment(value: object, name: str) -> datetime:

@@ -18,11 +18,14 @@ from producers import StreamUnavailable, UsageEvent
 from producers.integrations._context import usage_context
 from producers.integrations.litellm import usage_logger
 from producers.testing import RecordingAsyncEmitter, RecordingEmitter
+from tests.unit.producers.integrations import usage_objects_anthropic
+from tests.unit.producers.integrations.usage_objects import Case
 
 # LiteLLM builds its types when it first needs them, and pydantic has this to say about one of them.
 pytestmark = pytest.mark.filterwarnings("ignore:Item 'summary' on TypedDict:UserWarning")
 
 ALICE = "0192f0c1-5c43-7a52-9d0e-3f6b6f3f2a11"
+_THROUGH_LITELLM = [case for case in usage_objects_anthropic.CASES if "through LiteLLM" in case.name]
 BOB = "0192f0c1-5c43-7a52-9d0e-3f6b6f3f2a12"
 MESSAGES = [{"role": "user", "content": "a secret question"}]
 _CHAT_USAGE = {
@@ -251,6 +254,7 @@ class TestServer:
         assert (event.provider, event.user_id) == ("anthropic", uuid.UUID(ALICE))
         assert (event.input_tokens, event.cache_read_tokens, event.cache_write_tokens) == (160, 100, 50)
         assert event.output_tokens == 7
+        assert event.units == {"cache_write_1h_tokens": Decimal(30)}
 
     def test_an_embedding_has_no_id_of_the_providers(
         self, litellm: Any, at: dict[str, str], emitter: RecordingEmitter
@@ -349,6 +353,32 @@ class TestCallbacks:
         self._end(logger, dict(self.CALL), {"usage": usage})
         assert emitter.events == []
         assert isinstance(errors[0], ValueError)
+
+    @pytest.mark.parametrize("case", _THROUGH_LITELLM, ids=lambda case: case.name)
+    def test_a_recorded_answer_loses_nothing(
+        self, case: Case, litellm_package: Any, logger: Any, emitter: RecordingEmitter
+    ) -> None:
+        """The cache is counted under Anthropic's names alone; that it stays for an hour, in a detail."""
+        for number, usage in enumerate((case.body["usage"], litellm_package.Usage(**case.body["usage"]))):
+            self._end(logger, dict(self.CALL), {**case.body, "id": f"msg_{number}", "usage": usage})
+        for event in emitter.events:
+            assert (event.input_tokens, event.output_tokens) == (case.given, case.made)
+            assert (event.cache_read_tokens, event.cache_write_tokens) == (case.read, case.write)
+            assert event.units == {name: Decimal(size) for name, size in case.units.items()}
+        assert len(emitter.events) == 2
+
+    def test_audio_is_a_part_of_the_tokens(self, logger: Any, emitter: RecordingEmitter) -> None:
+        usage = {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"audio_tokens": 3}}
+        self._end(logger, dict(self.CALL), {"usage": usage})
+        assert emitter.events[0].units == {"input_audio_tokens": Decimal(3)}
+
+    def test_the_responses_api_speaks_of_input_and_output(
+        self, logger: Any, emitter: RecordingEmitter
+    ) -> None:
+        usage = {"input_tokens": 36, "input_tokens_details": {"cached_tokens": 4}, "output_tokens": 87}
+        self._end(logger, dict(self.CALL), {**self.USAGE, "usage": usage})
+        (event,) = emitter.events
+        assert (event.input_tokens, event.cache_read_tokens, event.output_tokens) == (36, 4, 87)
 
     def test_on_error_may_fail_too(self, litellm_package: Any, emitter: RecordingEmitter) -> None:
         def broken(error: Exception) -> None:
