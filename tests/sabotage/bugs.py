@@ -53,7 +53,7 @@ BUGS: Final = (
             Change("worker/ingest/operations.py", "        ON CONFLICT (id) DO NOTHING\n", ""),
             Change(
                 "worker/ingest/plain_rows.py",
-                "        known = cursor.execute(_KNOWN, prepare=False).fetchall()\n",
+                "        known = _known(cursor) if staged.known is None else staged.known\n",
                 "        known: list[tuple[str, bool]] = []\n",
             ),
         ),
@@ -88,7 +88,7 @@ BUGS: Final = (
         "I1 no loss: nobody trims what is unread",
         (
             Change(
-                "producers/_emitter.py",
+                "producers/_routes.py",
                 r'b"*5\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$1\r\n*\r\n',
                 r'b"*7\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$6\r\nMAXLEN\r\n$4\r\n1000\r\n$1\r\n*\r\n',
             ),
@@ -111,8 +111,13 @@ BUGS: Final = (
         (
             Change(
                 "producers/_emitter.py",
-                "        made = encoded(event)\n",
-                '        made = encoded(event.model_copy(update={"event_id": new_event_id()}))\n',
+                "        self._deliver_one(encoded(event))\n",
+                '        self._deliver_one(encoded(event.model_copy(update={"event_id": uuid4()})))\n',
+            ),
+            Change(
+                "producers/_emitter.py",
+                "from uuid import UUID\n",
+                "from uuid import UUID, uuid4\n",
             ),
         ),
         ("tests/integration/test_emitter.py", "tests/integration/test_emitter_faults.py"),
@@ -266,5 +271,29 @@ BUGS: Final = (
             ),
         ),
         (SIMULATION,),
+    ),
+    Bug(
+        "an unknown price is free",
+        "I4 money exact: what nobody knows is NULL, and never 0",
+        (
+            Change(
+                "worker/pricing/rules.py",
+                '    return CostChoice(None, "unpriced")\n',
+                '    return CostChoice(Decimal(0), "computed")\n',
+            ),
+        ),
+        ("tests/unit/pricing", "tests/unit/ingest/test_plain_equals_contract.py"),
+    ),
+    Bug(
+        "the spool forgets before the stream has answered",
+        "P1 no loss: what emit returned for is one row",
+        (
+            Change(
+                "producers/_spool_replay.py",
+                "            refused = self._send(stretch)\n",
+                "            segment.advance(stretch.end)\n            refused = self._send(stretch)\n",
+            ),
+        ),
+        ("tests/integration/test_spool.py",),
     ),
 )
