@@ -194,7 +194,9 @@ class TestStreamAway:
                 return told
 
         told = asyncio.run(main())
-        assert sorted(ids_in(client)) == sorted(told)
+        # One whose answer did not come in time may stand there twice: under one id, which counts once.
+        assert len(told) == len(set(told)) == 51
+        assert set(ids_in(client)) == set(told)
 
     def test_takes_only_so_many(self, server: servers.ValkeyServer, client: redis.Redis) -> None:
         async def main() -> None:

@@ -75,7 +75,7 @@ class TestConnections:
         bind("worker")
         db.set_application_role("a b/" + "c" * 100)
         with db.platform_session() as session:
-            assert session.execute(SHOW).one()[4] == f"usage-worker:a_b_{'c' * 36}:{os.getpid()}"
+            assert session.execute(SHOW).one()[4] == f"usage-worker:a_b_{'c' * 38}:{os.getpid()}"
 
     def test_end_a_statement_that_takes_too_long(self, bind: Bind) -> None:
         bind("worker", DB_STATEMENT_TIMEOUT_MS=100)

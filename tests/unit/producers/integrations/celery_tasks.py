@@ -46,8 +46,8 @@ def make(broker_url: str) -> tuple[Celery, Any]:
     def pass_on(tokens: int) -> None:
         app.send_task("count", (tokens,))
 
-    # Celery's decorators have no types.
+    # Celery's decorators have no types. Not shared: other apps of this process would take them over.
     for task in (count, fail, pass_on):
-        app.task(name=task.__name__)(task)
-    app.task(name="again", bind=True, max_retries=1)(again)
+        app.task(name=task.__name__, shared=False)(task)
+    app.task(name="again", bind=True, max_retries=1, shared=False)(again)
     return app, usage

@@ -174,6 +174,6 @@ class TestSender:
             seen.append((current_usage().user, current_usage().feature))
 
         with usage_context(clerk_id="user_1", feature="eager"):
-            sender.task(name="look")(look).apply()
+            sender.task(name="look", shared=False)(look).apply()
             seen.append((current_usage().user, current_usage().feature))
         assert seen == [("user_1", "eager")] * 2
